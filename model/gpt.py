@@ -1,0 +1,140 @@
+"""A GPT of the nanoGPT kind, with dropout at its four sites under one rate.
+
+Shapes: B batch, T tokens (at most block_size), C channels (n_embd), nh heads, hs channels a head.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.dropout import Dropout, DropoutRate
+
+IGNORED = -1
+"""A target of this value does not count in the loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPTConfig:
+    """The shape of a GPT: `n_head` must divide `n_embd`; `bias` is for linear layers and layer norms alike."""
+
+    vocab_size: int
+    block_size: int
+    n_layer: int
+    n_head: int
+    n_embd: int
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd must be a multiple of n_head, got {self.n_embd} and {self.n_head}")
+
+
+class Attention(nn.Module):
+    """Causal self-attention, with dropout on the attention probabilities and on the output."""
+
+    def __init__(self, config: GPTConfig, rate: DropoutRate) -> None:
+        super().__init__()
+        self.n_head = config.n_head
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.probability_dropout = Dropout(rate)
+        self.output_dropout = Dropout(rate)
+        hidden = torch.ones(config.block_size, config.block_size, dtype=torch.bool).triu(1)
+        self.register_buffer("hidden", hidden, persistent=False)  # (T, T), True where a key is in the future
+        self.hidden: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, T, C = x.shape
+        q, k, v = (
+            heads.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, nh, T, hs)
+            for heads in self.c_attn(x).split(C, dim=2)
+        )
+        if self.probability_dropout.active:
+            # SDPA's own dropout_p is a float, which recompiles at every new rate, and is slow on a CPU.
+            scores = (q @ k.transpose(-2, -1)) * (1.0 / math.sqrt(C // self.n_head))  # (B, nh, T, T)
+            scores = scores.masked_fill(self.hidden[:T, :T], float("-inf"))
+            y = self.probability_dropout(F.softmax(scores, dim=-1)) @ v
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        y = y.transpose(1, 2).reshape(B, T, C)
+        out: Tensor = self.output_dropout(self.c_proj(y))
+        return out
+
+
+class MLP(nn.Module):
+    """Two linear layers with a GELU between them, and dropout on the output."""
+
+    def __init__(self, config: GPTConfig, rate: DropoutRate) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.output_dropout = Dropout(rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.output_dropout(self.c_proj(F.gelu(self.c_fc(x))))
+        return out
+
+
+class Block(nn.Module):
+    """One pre-norm residual block: attention, then the MLP."""
+
+    def __init__(self, config: GPTConfig, rate: DropoutRate) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.attn = Attention(config, rate)
+        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.mlp = MLP(config, rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.ln_1(x))
+        x = x + self.mlp(self.ln_2(x))
+        return x
+
+
+class GPT(nn.Module):
+    """The model: token and position embeddings, pre-norm blocks, and a head tied to the token embedding.
+
+    Its dropout rate starts at 0; `model.dropout.set_dropout_rate` sets it.
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        rate = DropoutRate()
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.embedding_dropout = Dropout(rate)
+        self.blocks = nn.ModuleList(Block(config, rate) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head.weight = self.wte.weight
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        for name, parameter in self.named_parameters():
+            if name.endswith("c_proj.weight"):  # the residual stream sums 2 n_layer of these (GPT-2)
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer))
+
+    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Returns the logits (B, T, vocab_size) and, given targets, the mean cross-entropy in nats per token.
+
+        Args:
+            tokens: (B, T) int64, T at most block_size.
+            targets: (B, T) int64; IGNORED ones do not count.
+        """
+        T = tokens.shape[1]
+        if T > self.config.block_size:
+            raise ValueError(f"{T} tokens do not fit into a context of {self.config.block_size}")
+        x = self.embedding_dropout(self.wte(tokens) + self.wpe.weight[:T])
+        for block in self.blocks:
+            x = block(x)
+        logits = self.lm_head(self.ln_f(x))
+        if targets is None:
+            return logits, None
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
+        return logits, loss

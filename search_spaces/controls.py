@@ -1,0 +1,31 @@
+"""The space `controls`: what a falling schedule must beat: constant rates, and the same schedules run backwards."""
+
+import math
+from typing import Any
+
+import optuna
+
+from search_spaces import constant
+from search_spaces.dynamic_dropout import suggest_decay
+
+KNOWN_GOOD: dict[str, dict[str, Any]] = {
+    **{name: {"kind": "constant"} | parameters for name, parameters in constant.KNOWN_GOOD.items()},
+    "linear 0.2 to 0, reversed": {"kind": "reversed_linear", "peak_rate": 0.2},
+    "exponential 0.2 to 0, reversed": {"kind": "reversed_exponential", "peak_rate": 0.2, "decay": math.log(10)},
+}
+
+
+def suggest(trial: optuna.Trial) -> dict[str, Any]:
+    """Returns a constant schedule, or a linear or exponential one reversed in time."""
+    kind = trial.suggest_categorical("kind", ("constant", "reversed_linear", "reversed_exponential"))
+    if kind == "constant":
+        return constant.suggest(trial)
+    # What is run backwards falls from the peak to 0, so the control rises from 0 to the peak.
+    of: dict[str, Any] = {
+        "kind": kind.removeprefix("reversed_"),
+        "initial_rate": constant.suggest_rate(trial, "peak_rate"),
+        "final_rate": 0.0,
+    }
+    if kind == "reversed_exponential":
+        of["decay"] = suggest_decay(trial)
+    return {"kind": "reversed", "of": of}

@@ -1,0 +1,47 @@
+"""The space `dynamic_dropout`: the three schedules of Yan & Shao (2024), and the constant rate they compete with."""
+
+import math
+from typing import Any
+
+import optuna
+
+from search_spaces import constant
+
+# The paper does not give its constants: these are ours.
+KNOWN_GOOD: dict[str, dict[str, Any]] = {
+    **{name: {"kind": "constant"} | parameters for name, parameters in constant.KNOWN_GOOD.items()},
+    "linear 0.2 to 0": {"kind": "linear", "initial_rate": 0.2, "final_rate": 0.0},
+    "exponential 0.2 to 0": {"kind": "exponential", "initial_rate": 0.2, "final_rate": 0.0, "decay": math.log(10)},
+    "val_loss 0.2 to 0": {"kind": "val_loss", "initial_rate": 0.2, "final_rate": 0.0, "factor": 0.5, "patience": 1},
+}
+
+
+def suggest(trial: optuna.Trial) -> dict[str, Any]:
+    """Returns a constant, linear, exponential or val_loss schedule."""
+    kind = trial.suggest_categorical("kind", ("constant", "linear", "exponential", "val_loss"))
+    if kind == "constant":
+        return constant.suggest(trial)
+    # The same range at both ends: a schedule may fall or rise, and the search is to say which.
+    schedule: dict[str, Any] = {
+        "kind": kind,
+        "initial_rate": constant.suggest_rate(trial, "initial_rate"),
+        "final_rate": constant.suggest_rate(trial, "final_rate"),
+    }
+    if kind == "exponential":
+        schedule["decay"] = suggest_decay(trial)
+    if kind == "val_loss":
+        # One move covers from a fifth to four fifths of the way; outside of that it is a jump or hardly a move.
+        schedule["factor"] = trial.suggest_float("factor", 0.2, 0.8, step=0.05)
+        # With about 20 evaluations in a run, more than 4 in a row without improvement come once or never.
+        schedule["patience"] = trial.suggest_int("patience", 1, 4)
+        schedule["min_delta"] = 0.0  # any improvement counts: fixed windows leave an evaluation no noise
+    return schedule
+
+
+def suggest_decay(trial: optuna.Trial) -> float:
+    """Returns the decay of an exponential schedule, of which exp(-decay) of the way is left at the end.
+
+    At 1 it is hardly bent; at 10 it is over after a third of the steps, as Morerio et al. (2017) have it. Its effect
+    goes with the logarithm.
+    """
+    return trial.suggest_float("decay", 1.0, 10.0, log=True)

@@ -1,0 +1,1 @@
+"""How the study is run, kept and shown."""

@@ -1,0 +1,42 @@
+"""`python -m study.export`: writes a study's best schedule, from MLflow alone."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from study import flags
+from study.errors import UserError, exit_status
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    p = flags.parser("study.export", "Writes the best schedule of a study into a file that study.train takes.")
+    p.add_argument("--study", required=True, metavar="NAME", help="the study, an MLflow experiment")
+    p.add_argument(
+        "--output", type=Path, default=Path("best_schedule.yaml"), metavar="FILE", help="default best_schedule.yaml"
+    )
+    p.add_argument("--tracking-uri", metavar="URI", help="default MLFLOW_TRACKING_URI, or mlflow.db in this folder")
+    args = p.parse_args(sys.argv[1:] if argv is None else argv)
+    if args.output.is_dir() or not args.output.parent.is_dir():
+        raise UserError(f"--output {args.output} cannot be written: give a file in a folder that exists")
+    from study.tracking.reader import TrackedStudy  # mlflow takes seconds to import
+    from study.winner import winning_file
+
+    study = TrackedStudy(args.tracking_uri, args.study)
+    winner = study.winner()
+    file = winning_file(
+        winner.file,
+        study=study.name,
+        trial=winner.number,
+        run_id=winner.run_id,
+        val_losses=winner.val_losses,
+        facts=study.tags,
+    )
+    file.write(args.output)
+    best = min(loss for _, loss in winner.val_losses)
+    print(f"{args.output}: trial {winner.number} of study {study.name}, best_val_loss {best:.4f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))

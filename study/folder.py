@@ -1,0 +1,112 @@
+"""One training run on disk: what resumes it, its best weights, its config and its evaluations."""
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model, save_model
+
+from model.gpt import GPT
+from study.corpus import Corpus, atomic_path
+from study.rows import Labels, rows
+from study.schedule_file import ScheduleFile, read_schedule_file
+from study.training import Progress, Trainer, gpt_config
+
+log = logging.getLogger(__name__)
+KEPT_CHECKPOINTS = 2
+"""Checkpoints to resume from: the newest, and the one before it, should the newest be damaged."""
+
+
+class RunFolder:
+    """The folder of one run.
+
+    `model.safetensors` (the best weights), `config.yaml` (a schedule file), `metrics.jsonl` (one evaluation a line,
+    keyed as trials.parquet), and, until the run is over, `resume/step-00000100/` with all that a continuation needs.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.weights = path / "model.safetensors"
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.sample = path / "sample.txt"
+        self.resume = path / "resume"
+
+    def run(self, trainer: Trainer, labels: Labels, on_step: Callable[[int], None] | None = None) -> Iterator[Progress]:
+        """Trains in this folder, from its latest good checkpoint if it has one, and yields each evaluation.
+
+        An evaluation is on disk before it is yielded. After a resume the last one is yielded again, since the caller
+        may have died before it saw it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        ScheduleFile(schedule=trainer.schedule, training=trainer.config).write(self.config)
+        if self.restore(trainer):
+            yield trainer.history[-1]
+        for progress in trainer.run(on_step):
+            self.save(trainer, labels)
+            yield progress
+        self.finish()
+
+    def save(self, trainer: Trainer, labels: Labels) -> None:
+        """Keeps the best weights, a checkpoint to resume from, and the evaluations so far."""
+        progress = trainer.history[-1]
+        if progress.best_step == progress.step:
+            with atomic_path(self.weights) as part:
+                save_model(trainer.model, str(part), metadata={"step": str(progress.step)})
+        self.resume.mkdir(exist_ok=True)
+        checkpoint = self.resume / f"step-{progress.step:08d}"
+        part = Path(tempfile.mkdtemp(dir=self.resume, prefix=".part-"))
+        torch.save(trainer.state_dict(), part / "state.pt")
+        (part / "manifest.json").write_text(json.dumps({"state.pt": _sha256(part / "state.pt")}))
+        shutil.rmtree(checkpoint, ignore_errors=True)  # of a continuation that was given up
+        part.rename(checkpoint)
+        with atomic_path(self.metrics) as part:
+            part.write_text("".join(json.dumps(row) + "\n" for row in rows(trainer, labels)), encoding="utf-8")
+        for old in self._checkpoints()[KEPT_CHECKPOINTS:]:
+            shutil.rmtree(old)
+
+    def restore(self, trainer: Trainer) -> bool:
+        """Puts a fresh trainer where the latest good checkpoint was taken; False if there is none."""
+        for checkpoint in self._checkpoints():
+            try:
+                manifest = json.loads((checkpoint / "manifest.json").read_text())
+                if manifest["state.pt"] != _sha256(checkpoint / "state.pt"):
+                    raise ValueError("its checksum differs")
+            except (OSError, ValueError, KeyError) as error:
+                log.warning("checkpoint %s is damaged (%s): the one before it is used", checkpoint, error)
+                continue
+            trainer.load_state_dict(torch.load(checkpoint / "state.pt", weights_only=True))
+            return True
+        return False
+
+    def finish(self) -> None:
+        """Removes what only a continuation would need."""
+        shutil.rmtree(self.resume, ignore_errors=True)
+
+    def load_best(self, corpus: Corpus) -> GPT:
+        """Returns the model with its best weights, in eval mode."""
+        config = read_schedule_file(self.config).training
+        assert config is not None  # written by `run`
+        model = GPT(gpt_config(config, len(corpus.vocab)))
+        load_model(model, str(self.weights))
+        return model.eval()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns the evaluations so far, as `metrics.jsonl` has them; none if there is no such file yet."""
+        if not self.metrics.exists():
+            return []
+        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted(self.resume.glob("step-*"), reverse=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

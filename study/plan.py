@@ -1,0 +1,142 @@
+"""From the options of a search to all that it needs; every mistake is found here, before anything is made."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from study.cluster import Estimate, Slots, cluster_gpus, share_out, start_ray, try_out
+from study.config import PRESETS, TrainingConfig
+from study.corpus import Corpus, corpus_id, load_corpus
+from study.errors import UserError
+from study.flags import flag
+from study.layout import StudyConfig, StudyFolder
+from study.options import MACHINE_FIELDS, SearchOptions
+from study.searcher import finished, open_database, open_optuna_study, open_storage
+from study.tracking.client import Client, check, connect, tracking_uri
+from study.training import check_fits
+from study.uris import HIDDEN, kept, redacted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a session runs, and with what."""
+
+    config: StudyConfig
+    folder: StudyFolder
+    corpus: Corpus
+    slots: Slots
+    estimate: Estimate
+    client: Client
+    uri: str
+    database: str | None
+    time_budget: float | None
+
+
+def make_plan(options: SearchOptions, given: Mapping[str, Any]) -> Plan | None:
+    """Checks the options, starts Ray, and tries out what a trial takes; None if the study has all its trials.
+
+    Args:
+        given: those of the options that stand on the command line.
+
+    Raises:
+        UserError: a mistake, found before any store, folder or run is made.
+    """
+    old = _old_config(options, given) if options.resume else None
+    if old is None:
+        _check_unused(options)
+    uri = tracking_uri(options.tracking_uri or (old.tracking_uri if old else None))
+    check(uri, create=True)
+    database = options.optuna_storage or (old.optuna_storage if old else None)
+    if old is not None and _is_finished(old, options, database):
+        return None
+    corpus = load_corpus(old.training.corpus if old else options.corpus)
+    if old is not None and old.corpus_sha256 != corpus.sha256:
+        raise UserError(f"corpus {old.training.corpus} has changed since the study began: put its old text back")
+    if old is None and options.preset is not None:
+        check_fits(_training(options, options.preset), corpus)  # before Ray takes its seconds
+    start_ray(options.address)
+    gpus = cluster_gpus() if options.gpus is None else options.gpus
+    config = old or _new_config(options, gpus, corpus, uri)
+    config = replace(config, trials=options.trials or config.trials)
+    check_fits(config.training, corpus)
+    slots = share_out(gpus, options.trials_per_gpu, config.trials)
+    if database is not None:
+        open_database(database)
+    estimate = try_out(slots, config.training, corpus.path)
+    client = connect(uri)
+    if old is None:
+        if client.get_experiment_by_name(config.name) is not None:
+            raise _in_use(config.name, f"an MLflow experiment at {redacted(uri)}")
+        machine = dict(PRESETS[config.preset].on_cuda) if estimate.device == "cuda" else {}
+        config = replace(config, training=replace(config.training, threads=slots.threads, **machine))
+    return Plan(
+        config=config,
+        folder=StudyFolder(Path(options.storage), config.name),
+        corpus=corpus,
+        slots=slots,
+        estimate=estimate,
+        client=client,
+        uri=uri,
+        database=database,
+        time_budget=options.time_budget,
+    )
+
+
+def _old_config(options: SearchOptions, given: Mapping[str, Any]) -> StudyConfig:
+    assert options.name is not None  # SearchOptions checks it
+    old = StudyFolder(Path(options.storage), options.name).read_config()
+    is_now = asdict(options) | {"corpus": corpus_id(options.corpus)}
+    was = asdict(old) | {"corpus": old.training.corpus, "steps": old.training.steps}
+    for name in given:
+        if name not in MACHINE_FIELDS and is_now[name] != was[name]:
+            raise UserError(f"{flag(name)} {is_now[name]} contradicts the study, which has {was[name]}: leave it out")
+    for name in ("tracking_uri", "optuna_storage"):
+        if getattr(options, name) is None and was[name] == HIDDEN:
+            raise UserError(f"the {flag(name)} of the study held a password, which is not kept: give it again")
+    return old
+
+
+def _check_unused(options: SearchOptions) -> None:
+    if options.name is not None:
+        folder = StudyFolder(Path(options.storage), options.name)
+        if folder.path.exists():
+            raise _in_use(options.name, f"the folder {folder.path}")
+
+
+def _is_finished(old: StudyConfig, options: SearchOptions, database: str | None) -> bool:
+    folder = StudyFolder(Path(options.storage), old.name)
+    study = open_optuna_study(open_storage(database, folder.journal), old.name, old.sampler, old.seed)
+    return len(finished(study)) >= (options.trials or old.trials)
+
+
+def _new_config(options: SearchOptions, gpus: int, corpus: Corpus, uri: str) -> StudyConfig:
+    name = options.preset or ("shakespeare_char" if gpus else "laptop")
+    training = _training(options, name)
+    interval = training.eval_interval  # ASHA looks at evaluations
+    grace = max(interval, math.floor(PRESETS[name].grace_share * training.steps / interval) * interval)
+    return StudyConfig(
+        name=options.name or f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}",
+        space=options.space,
+        preset=name,
+        trials=options.trials or PRESETS[name].trials,
+        sampler=options.sampler,
+        scheduler=options.scheduler,
+        seed=options.seed,
+        grace_steps=min(grace, training.steps),
+        corpus_sha256=corpus.sha256,
+        tracking_uri=kept(uri),
+        optuna_storage=kept(options.optuna_storage),
+        training=training,
+    )
+
+
+def _training(options: SearchOptions, preset: str) -> TrainingConfig:
+    training = replace(PRESETS[preset].training, seed=options.seed, corpus=corpus_id(options.corpus))
+    return training if options.steps is None else replace(training, steps=options.steps)
+
+
+def _in_use(name: str, what: str) -> UserError:
+    return UserError(f"--name {name} is in use ({what}): add --resume to go on with it, or give another name")

@@ -1,0 +1,120 @@
+"""What a study leaves behind: the table of all evaluations, the best schedule, and what its model writes."""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+
+from study.display import best_trials, describe
+from study.layout import StudyFolder
+from study.plan import Plan
+from study.provenance import facts
+from study.rows import write_parquet
+from study.schedule_file import read_schedule_file
+from study.searcher import REASON, SCHEDULE, STATES, finished
+from study.tracking.names import CHECKPOINT, Outcome
+from study.tracking.view import view_path
+from study.tracking.writer import PARENT_RUN, StudyWriter
+from study.uris import redacted
+from study.winner import winning_file, write_sample
+
+SEND_SECONDS = 60.0
+
+
+def finish(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Console, *, interrupted: bool) -> int:
+    """Writes a study's results into its folder and MLflow, and prints them; returns the exit status."""
+    config, folder = plan.config, plan.folder
+    trials = finished(study)
+    completed = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    write_parquet(table(folder, study), folder.table)
+    writer.artifacts(PARENT_RUN, [folder.config, folder.table])
+    if completed:
+        winner = min(completed, key=lambda trial: (trial.value, trial.number))
+        writer.flush(SEND_SECONDS)  # the file is to name the winner's run
+        sample = _write_winner(plan, winner, writer)
+        writer.log(PARENT_RUN, len(trials), {"best_val_loss": winner.value or 0.0})
+        writer.artifacts(PARENT_RUN, [folder.best_schedule])
+        writer.artifacts(winner.number, [folder.trial(winner.number).sample], CHECKPOINT)
+    whole = len(trials) >= config.trials
+    writer.end_study("KILLED" if interrupted else "FINISHED" if completed else "FAILED")
+    sent = writer.close(SEND_SECONDS)
+
+    if not sent:
+        console.print("MLflow does not answer: what it lacks is kept, and sent by --resume", style="yellow")
+    if completed:
+        best_trials(
+            [
+                (trial.value or 0.0, trial.number, describe(trial.user_attrs[SCHEDULE]), _best_step(folder, trial))
+                for trial in completed
+            ],
+            console,
+        )
+        _say(console, f"The winner writes:\n{sample.strip()[:300]}\n")
+        python = _relative(Path(sys.executable))
+        _say(console, f"best schedule    {_relative(folder.best_schedule)}")
+        _say(console, f"train with it    {python} -m study.train --schedule {_relative(folder.best_schedule)}")
+        _say(console, f"see the trials   {_ui(plan.uri, writer.experiment_id or '')}")
+    if not whole:
+        resume = f"{_relative(Path(sys.executable))} -m study.search --name {config.name} --resume"
+        if folder.path.parent != Path("studies").absolute():
+            resume += f" --storage {shlex.quote(_relative(folder.path.parent))}"
+        _say(console, f"{len(trials)} of {config.trials} trials have ended. To go on: {resume}")
+    if interrupted:
+        return 130
+    if completed:
+        return 0
+    reason = next((trial.user_attrs[REASON] for trial in trials if REASON in trial.user_attrs), "the time was over")
+    print(f"error: no trial of study {config.name} was completed: {reason}", file=sys.stderr)
+    return 1
+
+
+def table(folder: StudyFolder, study: optuna.Study) -> list[dict[str, Any]]:
+    """Returns one row for each evaluation of the trials, with how each trial ended.
+
+    A trial that a resumed study would go on with was stopped early.
+    """
+    outcomes = {state: outcome.value for outcome, state in STATES.items()}
+    return [
+        row | {"outcome": outcomes.get(trial.state, Outcome.STOPPED_EARLY.value)}
+        for trial in study.get_trials(deepcopy=False)
+        for row in folder.trial(trial.number).rows()
+    ]
+
+
+def _write_winner(plan: Plan, winner: FrozenTrial, writer: StudyWriter) -> str:
+    run = plan.folder.trial(winner.number)
+    winning_file(
+        read_schedule_file(run.config),
+        study=plan.config.name,
+        trial=winner.number,
+        run_id=writer.runs.get(winner.number),
+        val_losses=[(row["step"], row["val_loss"]) for row in run.rows()],
+        facts=facts(plan.corpus.sha256),
+    ).write(plan.folder.best_schedule)
+    return write_sample(run, plan.corpus)
+
+
+def _best_step(folder: StudyFolder, trial: FrozenTrial) -> int:
+    return int(min(folder.trial(trial.number).rows(), key=lambda row: row["val_loss"])["step"])
+
+
+def _relative(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _ui(uri: str, experiment_id: str) -> str:
+    if uri.startswith("http"):
+        return redacted(uri).rstrip("/") + view_path(experiment_id)
+    mlflow = "mlflow" if shutil.which("mlflow") else f"{_relative(Path(sys.executable))} -m mlflow"
+    bare = uri == f"sqlite:///{Path('mlflow.db').absolute()}"
+    store = "" if bare else f" --backend-store-uri {shlex.quote(uri)}"
+    return f"{mlflow} ui{store}\n                 then open http://127.0.0.1:5000{view_path(experiment_id)}"
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

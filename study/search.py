@@ -1,0 +1,34 @@
+"""`python -m study.search`: the study."""
+
+import sys
+from collections.abc import Sequence
+
+from study import flags
+from study.errors import exit_status
+from study.options import SearchOptions
+
+DESCRIPTION = (
+    "Searches for the best dropout schedule of a GPT, with Ray Tune and Optuna, and shows its trials in MLflow."
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    options, given = flags.parse(SearchOptions, "study.search", DESCRIPTION, argv)
+    # Ray, MLflow and torch take seconds to import: --help and a mistyped flag do not wait for them.
+    from rich.console import Console
+
+    from study.plan import make_plan
+    from study.session import run_session
+
+    console = Console()
+    with console.status("starting Ray and MLflow"):
+        plan = make_plan(options, given)
+    if plan is None:
+        console.print(f"study {options.name} has all its trials: there is nothing to do")
+        return 0
+    return run_session(plan, console)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))

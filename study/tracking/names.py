@@ -1,0 +1,33 @@
+"""The names that a study uses in MLflow, each said once."""
+
+from enum import StrEnum
+
+PARENT = "mlflow.parentRunId"
+"""MLflow's own tag that nests a run under another."""
+RUN_NAME = "mlflow.runName"
+NOTE = "mlflow.note.content"
+ROLE = "role"
+TRIAL = "trial"
+OUTCOME = "outcome"
+REASON = "reason"
+CHECKPOINT = "checkpoint"
+"""The artifact folder of a trial's best weights and config."""
+
+
+class Role(StrEnum):
+    """What a run is, in its tag `role`."""
+
+    STUDY = "study"
+    TRIAL = "trial"
+
+
+class Outcome(StrEnum):
+    """How a trial ended, in its tag `outcome`."""
+
+    COMPLETED = "completed"
+    STOPPED_EARLY = "stopped_early"
+    FAILED = "failed"
+
+
+STATUS = {Outcome.COMPLETED: "FINISHED", Outcome.STOPPED_EARLY: "KILLED", Outcome.FAILED: "FAILED"}
+"""The MLflow status that matches an outcome."""

@@ -1,0 +1,74 @@
+"""Reads a study from MLflow alone, as another machine sees it."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from study.errors import UserError
+from study.schedule_file import ScheduleFile, read_schedule_file
+from study.tracking.client import check, connect, tracking_uri
+from study.tracking.names import CHECKPOINT, OUTCOME, ROLE, TRIAL, Outcome, Role
+from study.uris import redacted
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackedTrial:
+    """A completed trial: its number and run, what it trained with, and its (step, val_loss)."""
+
+    number: int
+    run_id: str
+    file: ScheduleFile
+    val_losses: list[tuple[int, float]]
+
+
+class TrackedStudy:
+    """A study in an MLflow store.
+
+    Raises:
+        UserError: if the store does not answer or does not exist, or has no such study.
+    """
+
+    def __init__(self, uri: str | None, name: str) -> None:
+        uri = tracking_uri(uri)
+        check(uri, create=False)
+        self._client = connect(uri)
+        self.name = name
+        experiment = self._client.get_experiment_by_name(name)
+        parents = search_runs(self._client, experiment.experiment_id, Role.STUDY) if experiment else []
+        if experiment is None or not parents:
+            raise UserError(f"there is no study {name} at {redacted(uri)}: see --study and --tracking-uri")
+        self._experiment_id = experiment.experiment_id
+        self.tags: dict[str, str] = parents[0].data.tags
+
+    def winner(self) -> TrackedTrial:
+        """Returns the completed trial with the lowest best_val_loss. Raises UserError if there is none."""
+        trials = search_runs(self._client, self._experiment_id, Role.TRIAL)
+        completed = [run for run in trials if run.data.tags.get(OUTCOME) == Outcome.COMPLETED]
+        if not completed:
+            raise UserError(f"study {self.name} has no completed trial yet: wait, or look at it in the MLflow UI")
+        run = min(completed, key=lambda run: (run.data.metrics["best_val_loss"], int(run.data.tags[TRIAL])))
+        history = self._client.get_metric_history(run.info.run_id, "val_loss")
+        with tempfile.TemporaryDirectory() as folder:
+            path = self._client.download_artifacts(run.info.run_id, f"{CHECKPOINT}/config.yaml", folder)
+            file = read_schedule_file(Path(path))
+        return TrackedTrial(
+            number=int(run.data.tags[TRIAL]),
+            run_id=run.info.run_id,
+            file=file,
+            val_losses=[(metric.step, metric.value) for metric in history],
+        )
+
+
+def search_runs(client: MlflowClient, experiment_id: str, role: Role) -> list[Run]:
+    """Returns all runs of an experiment that have a role."""
+    runs: list[Run] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment_id], f"tags.{ROLE} = '{role.value}'", max_results=1000, page_token=token)
+        runs += page
+        token = page.token
+        if not token:
+            return runs

@@ -1,0 +1,185 @@
+"""The one writer to MLflow: a spool on disk first, a thread that sends it; training never waits for a server."""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from study.tracking import view
+from study.tracking.names import NOTE, OUTCOME, PARENT, REASON, ROLE, RUN_NAME, STATUS, TRIAL, Outcome, Role
+from study.tracking.reader import search_runs
+from study.tracking.spool import Event, Spool
+
+log = logging.getLogger(__name__)
+BATCH = 200
+RETRY_SECONDS = 5.0
+PARENT_RUN = -1
+"""Stands for the study's own run where a trial's number is expected."""
+
+
+class StudyWriter:
+    """Writes a study into its MLflow experiment: one parent run, one child run a trial.
+
+    Every method returns at once and raises nothing of MLflow's; events carry the time of their making, so that sending
+    one twice changes nothing. `runs` maps a trial's number to its run id, as far as known.
+    """
+
+    def __init__(self, client: MlflowClient, experiment: str, spool: Path) -> None:
+        self._client, self._experiment = client, experiment
+        self._spool = Spool(spool)
+        self.runs: dict[int, str] = {}
+        self.experiment_id: str | None = None
+        self._stop = threading.Event()
+        self._failing = False
+        self._thread = threading.Thread(target=self._send_all, name="mlflow-writer", daemon=True)
+        self._thread.start()
+
+    def start_study(self, params: Mapping[str, Any], tags: Mapping[str, str], note: str) -> None:
+        """Opens the parent run, anew or again."""
+        self._put(PARENT_RUN, "start", name=self._experiment, role=Role.STUDY, params=params, tags={**tags, NOTE: note})
+
+    def start_trial(self, number: int, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Opens a trial's run, anew or again."""
+        self._put(number, "start", name=name, role=Role.TRIAL, params=params, tags={**tags, TRIAL: str(number)})
+
+    def log(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
+        """Logs metrics at a training step."""
+        self._put(number, "metrics", step=step, metrics=metrics)
+
+    def tag(self, number: int, tags: Mapping[str, str]) -> None:
+        """Sets tags of a trial's run."""
+        self._put(number, "tags", tags=tags)
+
+    def artifacts(self, number: int, files: Sequence[Path], folder: str | None = None) -> None:
+        """Uploads files as they are when they are sent."""
+        self._put(number, "artifacts", files=[str(file) for file in files], folder=folder)
+
+    def end_trial(self, number: int, outcome: Outcome, reason: str | None = None) -> None:
+        """Closes a trial's run with its outcome."""
+        tags = {OUTCOME: outcome.value} | ({REASON: reason[:5000]} if reason else {})
+        self._put(number, "end", status=STATUS[outcome], tags=tags)
+
+    def end_study(self, status: str) -> None:
+        """Closes the parent run."""
+        self._put(PARENT_RUN, "end", status=status, tags={})
+
+    def flush(self, timeout: float) -> bool:
+        """Waits for all to be sent, for at most `timeout` seconds; False if some is not."""
+        return self._spool.wait_empty(timeout)
+
+    def close(self, timeout: float) -> bool:
+        """Sends what is left, for at most `timeout` seconds; False if some is left on disk for the next time."""
+        done = self._spool.wait_empty(timeout)
+        self._stop.set()
+        self._thread.join(timeout=10)
+        self._spool.close()
+        return done
+
+    def _put(self, number: int, what: str, **details: Any) -> None:
+        self._spool.put({"what": what, "trial": number, "time_ms": int(time.time() * 1000), **details})
+
+    def _send_all(self) -> None:
+        while not self._stop.is_set():
+            events = self._spool.take(BATCH, timeout=0.5)
+            for (what, _), same in groupby(events, key=lambda e: (e["what"] == "metrics", e["trial"])):
+                group = list(same)
+                if not self._sent(lambda: self._send_metrics(group) if what else self._send_each(group)):  # noqa: B023
+                    break
+                self._spool.remove(len(group))
+
+    def _sent(self, send: Callable[[], None]) -> bool:
+        """Sends once; True if that is over with, False if it is to be tried again after a pause."""
+        try:
+            send()
+        except Exception as error:  # a server that is away, in whichever of its many ways: the events stay on disk
+            if isinstance(error, MlflowException) and error.error_code in _HOPELESS:
+                log.error("MLflow refused what it was sent, which is left out: %s", _line(error))
+                return True
+            if not self._failing:
+                log.warning("MLflow does not answer; what it should have is kept on disk: %s", _line(error))
+            self._failing = True
+            self._stop.wait(RETRY_SECONDS)
+            return False
+        if self._failing:
+            log.warning("MLflow answers again")
+        self._failing = False
+        return True
+
+    def _send_metrics(self, events: list[Event]) -> None:
+        metrics = [
+            Metric(key, value, event["time_ms"], event["step"])
+            for event in events
+            for key, value in event["metrics"].items()
+        ]
+        for first in range(0, len(metrics), 1000):  # MLflow's limit
+            self._client.log_batch(self._run_id(events[0]["trial"]), metrics=metrics[first : first + 1000])
+
+    def _send_each(self, events: list[Event]) -> None:
+        for event in events:
+            if event["what"] == "start":
+                self._send_start(event)
+                continue
+            run_id = self._run_id(event["trial"])
+            if event["what"] == "artifacts":
+                for file in event["files"]:
+                    self._client.log_artifact(run_id, file, event["folder"])
+            else:
+                self._client.log_batch(run_id, tags=_tags(event["tags"]))
+            if event["what"] == "end":
+                self._client.set_terminated(run_id, event["status"], event["time_ms"])
+
+    def _send_start(self, event: Event) -> None:
+        number = event["trial"]
+        known = self._known_runs()
+        assert self.experiment_id is not None
+        if number in known:
+            self._client.update_run(known[number], status="RUNNING")
+            for tag in {OUTCOME, REASON} & self._client.get_run(known[number]).data.tags.keys():
+                self._client.delete_tag(known[number], tag)
+        else:
+            tags = {ROLE: event["role"], RUN_NAME: event["name"], **event["tags"]}
+            if number != PARENT_RUN:
+                tags[PARENT] = self._run_id(PARENT_RUN)
+            run = self._client.create_run(self.experiment_id, start_time=event["time_ms"], tags=tags)
+            self.runs[number] = run.info.run_id
+        params = [Param(key, _text(value)) for key, value in event["params"].items()]
+        self._client.log_batch(self.runs[number], params=params, tags=_tags(event["tags"]))
+
+    def _run_id(self, number: int) -> str:
+        return self._known_runs()[number]
+
+    def _known_runs(self) -> dict[int, str]:
+        """Returns the runs that the store has; it is asked once, since no one else writes this study."""
+        if self.experiment_id is None:
+            experiment = self._client.get_experiment_by_name(self._experiment)
+            experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(self._experiment)
+            self._client.set_experiment_tag(experiment_id, view.TAG, view.view_tag())
+            for run in search_runs(self._client, experiment_id, Role.STUDY) + search_runs(
+                self._client, experiment_id, Role.TRIAL
+            ):
+                self.runs[int(run.data.tags.get(TRIAL, PARENT_RUN))] = run.info.run_id
+            self.experiment_id = experiment_id
+        return self.runs
+
+
+_HOPELESS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST")
+
+
+def _tags(tags: Mapping[str, str]) -> list[RunTag]:
+    return [RunTag(key, value) for key, value in tags.items()]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

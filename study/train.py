@@ -1,0 +1,133 @@
+"""`python -m study.train`: trains one model with one schedule."""
+
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from study import flags
+from study.config import PRESETS, TrainingConfig
+from study.corpus import corpus_id, load_corpus
+from study.errors import DivergenceError, UserError, exit_status
+from study.folder import RunFolder
+from study.rows import Labels
+from study.schedule_file import ScheduleFile, read_schedule_file
+from study.training import Trainer, check_fits
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    p = flags.parser("study.train", "Trains a GPT with the schedule of a file, as the trial that it comes from did.")
+    p.add_argument("--schedule", type=Path, required=True, metavar="FILE", help="a schedule file")
+    p.add_argument("--preset", choices=PRESETS, help="replaces the file's training config")
+    p.add_argument("--output", type=Path, metavar="DIR", help="gets weights, config.yaml and metrics.jsonl")
+    p.add_argument("--resume", action="store_true", help="go on with a run that was stopped, in --output")
+    p.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
+    flags.add_flags(p.add_argument_group("single fields of the training config"), TrainingConfig)
+    args = p.parse_args(sys.argv[1:] if argv is None else argv)
+    file = read_schedule_file(args.schedule)
+    device = _device(args.device)
+    overrides = {f.name: getattr(args, f.name) for f in fields(TrainingConfig) if hasattr(args, f.name)}
+    config = _training_config(file, args.preset, overrides, device)
+    corpus = load_corpus(config.corpus)
+    expected = (file.provenance or {}).get("corpus_sha256")
+    if expected not in (None, corpus.sha256) and not (args.preset or "corpus" in overrides):
+        raise UserError(
+            f"corpus {config.corpus} has SHA-256 {corpus.sha256}, the schedule was found on {expected}: "
+            "give the same text, or choose with --corpus"
+        )
+    check_fits(config, corpus)
+    folder = _folder(args.output, args.resume)
+    trainer = Trainer(config, file.schedule, corpus, device)
+    print(_what_runs(trainer), file=sys.stderr)
+    try:
+        _train(trainer, folder)
+    except DivergenceError as error:
+        print(f"error: training diverged: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _train(trainer: Trainer, folder: RunFolder | None) -> None:
+    with _progress_bar(trainer.config.steps) as bar:
+
+        def on_step(step: int) -> None:
+            bar.update(step - bar.n)
+
+        run = trainer.run(on_step) if folder is None else folder.run(trainer, Labels(), on_step)
+        for p in run:
+            on_step(p.step)
+            bar.clear()
+            print(
+                f"step {p.step:5d}  rate {p.dropout_rate:.3f}  train_loss {p.train_loss:.4f}  val_loss {p.val_loss:.4f}"
+                f"  best {p.best_val_loss:.4f} at {p.best_step}",
+                flush=True,
+            )
+    if folder is not None:
+        print(f"weights, config.yaml and metrics.jsonl are in {folder.path}")
+
+
+def _progress_bar(steps: int) -> Any:
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:  # a bare training machine: the evaluations are printed all the same
+        return _NoBar()
+    return tqdm(total=steps, unit="step", dynamic_ncols=True, disable=None)  # None: only on a terminal
+
+
+class _NoBar(AbstractContextManager["_NoBar"]):
+    n = 0
+
+    def update(self, steps: int) -> None: ...
+
+    def clear(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def _device(name: str | None) -> str:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch can use no GPU here; give --device cpu")
+    return name or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _training_config(file: ScheduleFile, preset: str | None, overrides: dict[str, Any], device: str) -> TrainingConfig:
+    if preset is not None:
+        base = asdict(PRESETS[preset].training) | (dict(PRESETS[preset].on_cuda) if device == "cuda" else {})
+    elif file.training is not None:
+        base = asdict(file.training)
+    else:
+        raise UserError(f"the schedule file has no training config: give --preset, one of {', '.join(PRESETS)}")
+    if "corpus" in overrides:
+        overrides["corpus"] = corpus_id(overrides["corpus"])
+    return TrainingConfig.from_dict(base | overrides)
+
+
+def _folder(output: Path | None, resume: bool) -> RunFolder | None:
+    if output is None:
+        if resume:
+            raise UserError("--resume needs the --output of the run that it is to go on with")
+        return None
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output} is a file: give a folder")
+    if output.exists() and any(output.iterdir()) and not resume:
+        raise UserError(f"--output {output} is not empty: give another folder, or --resume to go on with its run")
+    if resume and not (output / "config.yaml").exists():
+        raise UserError(f"--output {output} holds no run to go on with: leave --resume out")
+    return RunFolder(output)
+
+
+def _what_runs(trainer: Trainer) -> str:
+    config = trainer.config
+    n = sum(p.numel() for p in trainer.model.parameters())
+    numbers = f"{config.dtype}{', TF32 products' if trainer.device.type == 'cuda' and config.tf32 else ''}"
+    compiled = ", compiled" if config.compile else ""
+    return f"{n / 1e6:.2f} M parameters on {trainer.device.type}, {config.threads} threads, {numbers}{compiled}"
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))

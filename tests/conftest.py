@@ -1,0 +1,88 @@
+"""What several tests share: the commands as a user types them, and one real study that many look at."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def environment() -> dict[str, str]:
+    """A user's environment, in which no setting of ours or of the caller's hides a default."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "RAY_", "TUNE_"))}
+    return kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+
+
+def start(arguments: Sequence[str], folder: Path) -> subprocess.Popen[str]:
+    """Starts `python ARGUMENTS` in a folder, in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(arguments: Sequence[str], folder: Path, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    """Runs `python ARGUMENTS` in a folder; whatever it started is gone afterwards."""
+    process = start(arguments, folder)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study that was run, and a client of the store that it wrote."""
+
+    folder: Path
+    name: str
+    output: str
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(tracking_uri=f"sqlite:///{self.folder / 'mlflow.db'}")
+
+    def runs(self, role: str) -> list[Run]:
+        experiment = self.client.get_experiment_by_name(self.name)
+        assert experiment is not None
+        return list(self.client.search_runs([experiment.experiment_id], f"tags.role = '{role}'", max_results=1000))
+
+    def trials(self) -> dict[int, Run]:
+        return {int(run.data.tags["trial"]): run for run in self.runs("trial")}
+
+    def history(self, run: Run, metric: str) -> list[tuple[int, float]]:
+        return [(m.step, m.value) for m in self.client.get_metric_history(run.info.run_id, metric)]
+
+
+def search(folder: Path, name: str, *more: str, program: Sequence[str] = ("-m", "study.search")) -> Study:
+    """Runs a study of the smoke preset to its end."""
+    done = run([*program, "--preset", "smoke", "--name", name, *more], folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Study(folder, name, done.stdout)
+
+
+@pytest.fixture(scope="session")
+def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A real study of ten trials, some of which ASHA stops."""
+    return search(tmp_path_factory.mktemp("finished"), "finished", "--trials", "10", "--gpus", "0")
+
+
+@pytest.fixture(scope="session")
+def study_store(finished_study: Study) -> tuple[Path, str]:
+    """The folder and the name of the real study."""
+    return finished_study.folder, finished_study.name

@@ -1,0 +1,146 @@
+"""Corpora: their splits, their tokens, the Arrow file that holds them, and the refusals."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from study.corpus import SHAKESPEARE_CHAR_SHA256, build_corpus, corpus_id, load_corpus, load_text, open_corpus
+from study.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache; returns where corpora are kept in it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "dynamic-dropout"
+
+
+@pytest.mark.parametrize("n", [1, 19, 20, 999, 1000, 1013])
+def test_splits_are_90_5_and_5_percent(n: int) -> None:
+    corpus = build_corpus("".join(chr(0x4E00 + i) for i in range(n)))  # rising, so that a token is its place
+    train, val, test, full_val = (corpus.split(name).tolist() for name in ("train", "val", "test", "full_val"))
+    assert train + val + test == list(range(n))
+    assert full_val == val + test
+    assert len(train) == int(n * 0.9)
+    assert len(test) - len(val) in (0, 1)
+
+
+def test_unknown_split_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        build_corpus("ab").split("validation")
+
+
+@settings(deadline=None, derandomize=True, database=None, max_examples=30)
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_tokens_round_trip(text: str) -> None:
+    corpus = build_corpus(text)
+    assert corpus.decode(corpus.tokens.tolist()) == text
+    assert corpus.encode(text) == corpus.tokens.tolist()
+    assert corpus.vocab == "".join(sorted(set(text)))
+    assert corpus.sha256 == hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("n", "dtype"), [(1, np.uint8), (256, np.uint8), (257, np.uint16), (65_536, np.uint16), (65_537, np.uint32)]
+)
+def test_tokens_take_the_smallest_type(n: int, dtype: type[np.generic]) -> None:
+    text = "".join(chr(0x10000 + i) for i in range(n))
+    corpus = build_corpus(text + text[0])
+    assert corpus.tokens.dtype == dtype
+    assert corpus.tokens.tolist() == [*range(n), 0]
+    assert corpus.vocab == text
+
+
+def test_unknown_character_cannot_be_encoded() -> None:
+    with pytest.raises(KeyError):
+        build_corpus("abc").encode("abd")
+
+
+def test_tokens_are_mapped_and_read_only() -> None:
+    path = build_corpus("to be or not to be " * 50_000).path
+    before = pa.total_allocated_bytes()
+    corpus = open_corpus(path)
+    assert len(corpus.tokens) == 950_000
+    assert pa.total_allocated_bytes() - before < 10_000  # the tokens themselves stay in the file
+    assert not corpus.tokens.flags.owndata
+    with pytest.raises(ValueError, match="read-only"):
+        corpus.tokens[0] = 1
+
+
+def test_file_is_built_once(cache: Path) -> None:
+    first = build_corpus("to be or not to be")
+    os.utime(first.path, ns=(10**18, 10**18))
+    before = first.path.stat()
+    second = build_corpus("to be or not to be")
+    assert second.path == first.path
+    assert (second.path.stat().st_mtime_ns, second.path.stat().st_ino) == (10**18, before.st_ino)
+    assert np.array_equal(second.tokens, first.tokens)
+    other = build_corpus("to be or not to bf")
+    assert {path.name for path in cache.iterdir()} == {first.path.name, other.path.name}  # and nothing half made
+
+
+def test_text_is_read_as_it_is(tmp_path: Path) -> None:
+    content = "\ufeffline\r\n\u00e4nother\r\U0001f3ad\n\n".encode()  # no byte order mark or line end is changed
+    (tmp_path / "text.txt").write_bytes(content)
+    assert load_text(str(tmp_path / "text.txt")).encode() == content
+    corpus = load_corpus(str(tmp_path / "text.txt"))
+    assert corpus.sha256 == hashlib.sha256(content).hexdigest()
+
+
+def test_bundled_text_has_65_characters() -> None:
+    corpus = load_corpus("shakespeare")
+    assert len(corpus.vocab) == 65
+    assert len(corpus.tokens) > 1_100_000
+    assert corpus.tokens.dtype == np.uint8
+
+
+def test_id_of_a_path_does_not_depend_on_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert corpus_id("text.txt") == str(tmp_path / "text.txt")
+    assert corpus_id("shakespeare") == "shakespeare"
+    assert corpus_id("shakespeare_char") == "shakespeare_char"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("missing.txt", "No such file"),
+        ("folder", "Is a directory"),
+        ("empty.txt", "is empty"),
+        ("latin1.txt", r"is not UTF-8 \(byte 3\)"),
+        ("utf16.txt", "is not UTF-8"),
+        ("missing\0.txt", "cannot be read"),
+    ],
+)
+def test_no_text_is_refused(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "latin1.txt").write_bytes("caf\u00e9".encode("latin-1"))
+    (tmp_path / "utf16.txt").write_bytes("caf\u00e9".encode("utf-16"))
+    path = str(tmp_path / name)
+    with pytest.raises(UserError, match=words) as error:
+        load_text(path)
+    assert path in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("present", [False, True])
+def test_text_that_cannot_be_fetched_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch, present: bool) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # the discard port: nothing listens there
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    if present:  # another text under its name does not pass for it
+        cache.mkdir(parents=True)
+        (cache / "shakespeare_char.txt").write_text("To be")
+    with pytest.raises(UserError, match="--corpus shakespeare ") as error:
+        load_text("shakespeare_char")
+    assert str(cache / "shakespeare_char.txt") in str(error.value)
+    assert SHAKESPEARE_CHAR_SHA256[:12] in str(error.value)
+    assert len(str(error.value).splitlines()) == 1

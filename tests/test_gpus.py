@@ -1,0 +1,69 @@
+"""GPUs that Ray only pretends to have: how many trials run at once, and which GPU each is lent."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Study, run, search
+
+pytestmark = pytest.mark.slow
+
+WITH_8_GPUS = """
+import sys
+import ray
+from study.errors import exit_status
+from study.search import main
+ray.init(address="local", num_gpus=8, include_dashboard=False, log_to_driver=False)
+sys.exit(exit_status(lambda: main(sys.argv[1:])))
+"""
+
+
+def at_once(study: Study) -> tuple[int, int]:
+    """Returns the most trials that ran at once, and the most of them on one GPU, from the runs' own times."""
+    events = []
+    for trial in study.trials().values():
+        gpu = trial.data.tags["gpu_ids"]
+        events += [(trial.info.end_time, 0, gpu), (trial.info.start_time, 1, gpu)]
+    running: Counter[str] = Counter()
+    most, most_on_one = 0, 0
+    for _, begins, gpu in sorted(events):
+        running[gpu] += 1 if begins else -1
+        most, most_on_one = max(most, running.total()), max(most_on_one, *running.values())
+    return most, most_on_one
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("program") / "with_8_gpus.py"
+    path.write_text(WITH_8_GPUS)
+    return str(path)
+
+
+def test_eight_gpus_run_eight_trials_each_on_its_own(program: str, tmp_path: Path) -> None:
+    study = search(tmp_path, "eight", "--gpus", "8", "--trials", "10", program=[program])
+    assert at_once(study) == (8, 1)
+    assert {trial.data.tags["gpu_ids"] for trial in study.trials().values()} == set("01234567")
+    assert study.output.count("torch cannot use the GPUs") == 1
+    assert {trial.data.params["training.dtype"] for trial in study.trials().values()} == {"float32"}
+
+
+def test_two_trials_share_a_gpu(program: str, tmp_path: Path) -> None:
+    study = search(tmp_path, "shared", "--gpus", "8", "--trials-per-gpu", "2", "--trials", "18", program=[program])
+    assert at_once(study) == (16, 2)
+
+
+def test_more_gpus_than_the_cluster_has(program: str, tmp_path: Path) -> None:
+    done = run([program, "--gpus", "9", "--preset", "smoke"], tmp_path)
+    assert done.returncode == 2
+    assert "error: --gpus 9: the Ray cluster has 8; give at most that many, or 0 for the CPU" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_gpus(tmp_path: Path) -> None:
+    done = run(["-m", "study.search", "--gpus", "8", "--preset", "smoke"], tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: --gpus 8: the Ray cluster has 0; give at most that many, or 0 for the CPU"
+    ]
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,129 @@
+"""A user's mistakes: one clear line, exit status 2, and nothing left behind."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from study import export, search, train
+from study.errors import exit_status
+from tests.conftest import Study, run
+
+SCHEDULE = "format: dynamic-dropout-schedule/1\nschedule: {kind: constant, rate: 0.1}\n"
+SMOKE = ["--preset", "smoke", "--gpus", "0"]
+NOWHERE = "http://127.0.0.1:9"
+"""The discard port: nothing listens there."""
+
+SEARCHES = {
+    "space": (["--space", "nope"], "nope"),
+    "preset": (["--preset", "nope"], "nope"),
+    "sampler": (["--sampler", "nope"], "nope"),
+    "scheduler": (["--scheduler", "nope"], "nope"),
+    "unknown flag": (["--nope"], "--nope"),
+    "no trials": ([*SMOKE, "--trials", "0"], "--trials must be at least 1, got 0"),
+    "half a trial": ([*SMOKE, "--trials", "1.5"], "1.5"),
+    "no steps": ([*SMOKE, "--steps", "0"], "--steps must be at least 1, got 0"),
+    "negative seed": ([*SMOKE, "--seed", "-1"], "--seed must be at least 0, got -1"),
+    "negative GPUs": (["--gpus", "-1"], "--gpus must be at least 0, got -1"),
+    "no trials on a GPU": (["--trials-per-gpu", "0"], "--trials-per-gpu must be at least 1, got 0"),
+    "NaN budget": ([*SMOKE, "--time-budget", "nan"], "nan"),
+    "name with a slash": ([*SMOKE, "--name", "a/b"], "a/b"),
+    "name that climbs": ([*SMOKE, "--name", ".."], ".."),
+    "resume of nothing": (["--name", "none", "--resume"], "none"),
+    "resume of no name": (["--resume"], "--name"),
+    "missing corpus": ([*SMOKE, "--corpus", "nope.txt"], "nope.txt"),
+    "empty corpus": ([*SMOKE, "--corpus", "empty.txt"], "empty.txt is empty"),
+    "corpus not UTF-8": ([*SMOKE, "--corpus", "latin.txt"], "latin.txt is not UTF-8"),
+    "corpus shorter than a context": ([*SMOKE, "--corpus", "short.txt"], "short.txt is too short"),
+    "corpus that is a folder": ([*SMOKE, "--corpus", "."], "cannot be read"),
+    "unreachable server": ([*SMOKE, "--tracking-uri", NOWHERE], NOWHERE),
+    "unknown kind of store": ([*SMOKE, "--tracking-uri", "nope://x"], "nope://x"),
+    "store in no folder": ([*SMOKE, "--tracking-uri", "sqlite:///no/folder/x.db"], "no/folder"),
+    "unknown database": ([*SMOKE, "--optuna-storage", "nope://x"], "nope://x"),
+    "storage that is a file": ([*SMOKE, "--storage", "short.txt"], "short.txt"),
+}
+SCHEDULES = {
+    "unknown kind": ("format: dynamic-dropout-schedule/1\nschedule: {kind: nope}\n", "nope"),
+    "rate of 1": ("format: dynamic-dropout-schedule/1\nschedule: {kind: constant, rate: 1}\n", "got 1"),
+    "rate below 0": ("format: dynamic-dropout-schedule/1\nschedule: {kind: constant, rate: -0.1}\n", "got -0.1"),
+    "rate NaN": ("format: dynamic-dropout-schedule/1\nschedule: {kind: constant, rate: .nan}\n", "got nan"),
+    "patience 0": (
+        "format: dynamic-dropout-schedule/1\nschedule: {kind: val_loss, initial_rate: 0.2, final_rate: 0, factor: 0.5,"
+        " patience: 0, min_delta: 0}\n",
+        "got 0",
+    ),
+    "malformed": ("{{{", "not YAML"),
+    "newer format": (SCHEDULE.replace("/1", "/2"), "newer"),
+    "other format": (SCHEDULE.replace("dynamic", "static"), "static"),
+    "unknown key": (SCHEDULE + "more: 1\n", "more"),
+    "no training config": (SCHEDULE, "--preset"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
+    (tmp_path / "short.txt").write_text("To be, or not to be")
+    return tmp_path
+
+
+def check(command: Callable[[], int], named: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(folder.rglob("*"))
+    assert exit_status(command) == 2
+    out, err = capsys.readouterr()
+    assert len(err.strip().splitlines()) == 1, err
+    assert err.startswith("error: ")
+    assert named in err
+    assert out == ""
+    assert sorted(folder.rglob("*")) == before, "something was left behind"
+
+
+@pytest.mark.parametrize("case", SEARCHES)
+def test_search(case: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, named = SEARCHES[case]
+    check(lambda: search.main(arguments), named, folder, capsys)
+
+
+@pytest.mark.parametrize("case", SCHEDULES)
+def test_train(case: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, named = SCHEDULES[case]
+    (folder / "schedule.yaml").write_text(text)
+    check(lambda: train.main(["--schedule", "schedule.yaml", "--output", "out"]), named, folder, capsys)
+
+
+@pytest.mark.parametrize("more", [["--rate", "1"], ["--preset", "smoke", "--steps", "-5"], ["--preset", "nope"]])
+def test_train_flags(more: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "schedule.yaml").write_text(SCHEDULE)
+    check(lambda: train.main(["--schedule", "schedule.yaml", "--output", "out", *more]), more[-1], folder, capsys)
+
+
+@pytest.mark.parametrize("more", [[], ["--tracking-uri", NOWHERE], ["--output", "no/folder/x.yaml"]])
+def test_export(more: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    named = more[-1] if more else "mlflow.db"
+    check(lambda: export.main(["--study", "none", *more]), named, folder, capsys)
+
+
+@pytest.mark.slow
+def test_a_name_in_use_says_both_ways_out(finished_study: Study) -> None:
+    before = sorted(finished_study.folder.rglob("*"))
+    done = run(["-m", "study.search", "--name", finished_study.name], finished_study.folder)
+    assert done.returncode == 2
+    assert "--resume" in done.stderr
+    assert "another name" in done.stderr
+    other = ["-m", "study.search", *SMOKE, "--name", finished_study.name, "--storage", "elsewhere"]
+    done = run(other, finished_study.folder)  # another folder, but the same experiment
+    assert done.returncode == 2
+    assert "MLflow experiment" in done.stderr
+    assert sorted(finished_study.folder.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_a_flag_that_contradicts_the_study(finished_study: Study) -> None:
+    for more in (["--steps", "61"], ["--space", "constant"], ["--seed", "1"], ["--corpus", "shakespeare_char"]):
+        done = run(["-m", "study.search", "--name", finished_study.name, "--resume", *more], finished_study.folder)
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1
+        assert f"{more[0]} {more[1]} contradicts the study" in done.stderr

@@ -1,0 +1,91 @@
+"""A study that is stopped before its end: by Ctrl-C, by its time budget; and that goes on."""
+
+import os
+import selectors
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Study, run, search, start
+
+pytestmark = pytest.mark.slow
+
+# Evaluations are far enough apart for a signal to come between two.
+SLOW = ["--preset", "smoke", "--gpus", "0", "--steps", "1500", "--trials", "5"]
+
+
+def interrupt(arguments: list[str], folder: Path) -> tuple[int, str, float]:
+    """Starts a study, presses Ctrl-C once its first trial has ended; returns its status, output and seconds to end."""
+    process = start(["-u", "-m", "study.search", *arguments], folder)
+    assert process.stdout is not None
+    output = ""
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while "completed" not in output:
+            assert selector.select(timeout=300), f"no trial ended: {output}"
+            line = process.stdout.readline()
+            assert line, f"the study ended: {output}"
+            output += line
+    os.kill(process.pid, signal.SIGINT)
+    pressed = time.monotonic()
+    out, err = process.communicate(timeout=60)
+    return process.returncode, output + out + err, time.monotonic() - pressed
+
+
+def check_whole(study: Study, steps: int) -> None:
+    assert sorted(study.trials()) == [0, 1, 2, 3, 4]
+    assert len(study.runs("trial")) == 5
+    for trial in study.trials().values():
+        assert trial.data.tags["outcome"] == "completed"
+        assert trial.info.status == "FINISHED"
+        assert [step for step, _ in study.history(trial, "val_loss")] == list(range(0, steps + 1, 10))
+
+
+def test_interrupted_and_resumed_is_as_never_stopped(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    whole = search(tmp_path / "whole", "study", *SLOW[2:])
+    check_whole(whole, 1500)
+
+    (tmp_path / "stopped").mkdir()
+    status, output, seconds = interrupt([*SLOW, "--name", "study"], tmp_path / "stopped")
+    stopped = Study(tmp_path / "stopped", "study", output)
+    assert status == 130, output
+    assert seconds < 10
+    assert "To go on:" in output
+    assert "Traceback" not in output
+    assert 1 < len(stopped.runs("trial")) < 5
+    assert {trial.info.status for trial in stopped.runs("trial")} <= {"FINISHED", "KILLED"}
+    assert "stopped_early" in {trial.data.tags["outcome"] for trial in stopped.runs("trial")}
+
+    done = run(["-m", "study.search", "--name", "study", "--resume"], tmp_path / "stopped")
+    assert done.returncode == 0, done.stderr
+    check_whole(stopped, 1500)
+    for number, trial in whole.trials().items():
+        assert stopped.history(stopped.trials()[number], "val_loss") == whole.history(trial, "val_loss")
+
+
+def test_time_budget_ends_in_good_order(tmp_path: Path) -> None:
+    # Long enough for the first of many short trials, on a busy machine too, and too short for all of them.
+    arguments = ["--preset", "smoke", "--gpus", "0", "--trials", "500", "--name", "study", "--time-budget", "45"]
+    done = run(["-m", "study.search", *arguments], tmp_path)
+    study = Study(tmp_path, "study", done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "of 500 trials have ended. To go on:" in done.stdout
+    assert (tmp_path / "studies" / "study" / "best_schedule.yaml").exists()
+    (parent,) = study.runs("study")
+    assert parent.info.status == "FINISHED"
+    outcomes = {trial.data.tags["outcome"]: trial.info.status for trial in study.runs("trial")}
+    assert outcomes == {"completed": "FINISHED", "stopped_early": "KILLED"}
+
+
+def test_a_study_gets_more_trials(tmp_path: Path) -> None:
+    study = search(tmp_path, "study", "--gpus", "0", "--trials", "2")
+    run_ids = {number: trial.info.run_id for number, trial in study.trials().items()}
+    done = run(["-m", "study.search", "--name", "study", "--resume", "--trials", "6"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(study.trials()) == list(range(6))
+    assert run_ids.items() <= {number: trial.info.run_id for number, trial in study.trials().items()}.items()
+    assert "warning" not in done.stdout
+    assert "error" not in done.stdout
