@@ -3,8 +3,20 @@
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from reprlib import repr as short
+from reprlib import Repr
 from typing import Any
+
+
+class _Short(Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        try:
+            return super().repr_int(x, level)
+        except ValueError:  # Python prints no integer of more than 4,300 digits
+            return f"an integer of {x.bit_length()} bits"
+
+
+short = _Short().repr
+"""Returns a value's repr, cut so that it fits into an error line."""
 
 
 def check_number(name: str, value: Any, allowed: str, accept: Callable[[float], bool]) -> float:
@@ -20,10 +32,10 @@ def check_number(name: str, value: Any, allowed: str, accept: Callable[[float], 
 
 
 def check_integer(name: str, value: Any, minimum: int) -> int:
-    """Returns a whole number of at least `minimum`."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= minimum:
+    """Returns a whole number of at least `minimum`, and at most 2^31 - 1: more is a mistake everywhere here."""
+    if isinstance(value, int) and not isinstance(value, bool) and minimum <= value < 2**31:
         return value
-    raise ValueError(f"{name} must be a whole number of at least {minimum}, got {short(value)}")
+    raise ValueError(f"{name} must be a whole number of at least {minimum} and below 2^31, got {short(value)}")
 
 
 def check_rate(name: str, value: Any) -> float:

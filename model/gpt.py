@@ -42,22 +42,21 @@ class Attention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.probability_dropout = Dropout(rate)
         self.output_dropout = Dropout(rate)
-        hidden = torch.ones(config.block_size, config.block_size, dtype=torch.bool).triu(1)
-        self.register_buffer("hidden", hidden, persistent=False)  # (T, T), True where a key is in the future
-        self.hidden: Tensor
+        future = torch.full((config.block_size, config.block_size), float("-inf")).triu(1)
+        self.register_buffer("future", future, persistent=False)  # (T, T), -inf where a key is in the future, else 0
+        self.future: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         B, T, C = x.shape
-        q, k, v = (
-            heads.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, nh, T, hs)
-            for heads in self.c_attn(x).split(C, dim=2)
-        )
+        nh, hs = self.n_head, C // self.n_head
+        qkv = self.c_attn(x).view(B, T, 3, nh, hs).permute(2, 0, 3, 1, 4)  # (3, B, nh, T, hs)
         if self.probability_dropout.active:
             # SDPA's own dropout_p is a float, which recompiles at every new rate, and is slow on a CPU.
-            scores = (q @ k.transpose(-2, -1)) * (1.0 / math.sqrt(C // self.n_head))  # (B, nh, T, T)
-            scores = scores.masked_fill(self.hidden[:T, :T], float("-inf"))
-            y = self.probability_dropout(F.softmax(scores, dim=-1)) @ v
+            q, k, v = qkv.reshape(3, B * nh, T, hs)
+            scores = torch.baddbmm(self.future[:T, :T], q, k.transpose(1, 2), alpha=hs**-0.5)  # (B * nh, T, T)
+            y = (self.probability_dropout(F.softmax(scores, dim=-1)) @ v).view(B, nh, T, hs)
         else:
+            q, k, v = qkv
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         y = y.transpose(1, 2).reshape(B, T, C)
         out: Tensor = self.output_dropout(self.c_proj(y))

@@ -4,10 +4,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
-from reprlib import repr as short
 from typing import Any, ClassVar
 
-from model.checks import check_integer, check_number, check_points, check_rate
+from model.checks import check_integer, check_number, check_points, check_rate, short
 
 
 class Schedule:

@@ -73,9 +73,9 @@ def load_text(name_or_path: str) -> str:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"corpus {name_or_path} is not UTF-8 (byte {error.start}): convert it first") from None
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
         raise UserError(
-            f"corpus {name_or_path} cannot be read ({error.strerror}): "
+            f"corpus {name_or_path} cannot be read ({getattr(error, 'strerror', error)}): "
             "give shakespeare, shakespeare_char or the path of a UTF-8 text file"
         ) from None
     if not text:

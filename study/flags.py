@@ -4,12 +4,13 @@ import argparse
 import sys
 import types
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, fields
 from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 from study.errors import UserError
 
 T = TypeVar("T")
+METAVARS = {int: "N", float: "X"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -27,43 +28,32 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     )
 
 
-def add_flags(target: argparse._ActionsContainer, config: type[Any], omit: Sequence[str] = ()) -> None:
+def add_flags(target: argparse._ActionsContainer, config: type[Any], *, show_defaults: bool) -> None:
     """Adds a flag for each field of a config dataclass; one that is not given leaves no trace in the result."""
     hints = get_type_hints(config)
     for f in fields(config):
-        if f.name not in omit:
-            _add_flag(target, f, hints[f.name])
+        kind = next((k for k in get_args(hints[f.name]) if k is not types.NoneType), hints[f.name])
+        text = f.metadata["help"]
+        if show_defaults and f.default not in (MISSING, None, False) and "default" not in text:
+            text += f" (default {f.default})"
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text}
+        if kind is bool:
+            options["action"] = argparse.BooleanOptionalAction if f.metadata.get("negatable") else "store_true"
+        else:
+            options |= {"type": kind, "choices": f.metadata.get("choices")}
+            if options["choices"] is None:
+                options["metavar"] = f.metadata.get("metavar") or METAVARS.get(kind, f.name.upper())
+        target.add_argument(flag(f.name), **options)
 
 
 def parse(config: type[T], name: str, description: str, argv: Sequence[str] | None) -> tuple[T, dict[str, Any]]:
     """Returns the config that a command line asks for, and the fields that it gives itself."""
     p = parser(name, description)
-    add_flags(p, config)
+    add_flags(p, config, show_defaults=True)
     given = vars(p.parse_args(sys.argv[1:] if argv is None else argv))
-    if missing := [f.name for f in fields(config) if f.default is MISSING and f.name not in given]:  # type: ignore[arg-type]
-        raise UserError(f"{', '.join(map(flag, missing))} must be given (see python -m {name} --help)")
     return config(**given), given
 
 
 def flag(name: str) -> str:
     """Returns the flag of a field."""
     return "--" + name.replace("_", "-")
-
-
-def _add_flag(target: argparse._ActionsContainer, f: Field[Any], hint: Any) -> None:
-    kinds = [kind for kind in get_args(hint) if kind is not types.NoneType] or [hint]
-    default = (
-        "" if f.default in (MISSING, None, False) or "default" in f.metadata["help"] else f" (default {f.default})"
-    )
-    options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": f.metadata["help"] + default}
-    if kinds[0] is bool:
-        action = argparse.BooleanOptionalAction if f.metadata.get("negatable") else "store_true"
-        target.add_argument(flag(f.name), action=action, **options)
-    else:
-        metavar = f.metadata.get("metavar") or (
-            "N" if kinds[0] is int else "X" if kinds[0] is float else f.name.upper()
-        )
-        choices = f.metadata.get("choices")
-        target.add_argument(
-            flag(f.name), type=kinds[0], choices=choices, metavar=None if choices else metavar, **options
-        )

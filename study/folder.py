@@ -6,6 +6,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,15 @@ class RunFolder:
         """Trains in this folder, from its latest good checkpoint if it has one, and yields each evaluation.
 
         An evaluation is on disk before it is yielded. After a resume the last one is yielded again, since the caller
-        may have died before it saw it.
+        may have died before it saw it; of a run that is complete, it is all that is.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         ScheduleFile(schedule=trainer.schedule, training=trainer.config).write(self.config)
         if self.restore(trainer):
             yield trainer.history[-1]
+        elif (done := self.rows()) and done[-1]["outcome"] is not None:
+            yield _progress(done)
+            return
         for progress in trainer.run(on_step):
             self.save(trainer, labels)
             yield progress
@@ -105,6 +109,13 @@ class RunFolder:
 
     def _checkpoints(self) -> list[Path]:
         return sorted(self.resume.glob("step-*"), reverse=True)
+
+
+def _progress(evaluations: list[dict[str, Any]]) -> Progress:
+    """Returns the last of some rows as it was yielded."""
+    values = {f.name: evaluations[-1].get(f.name) for f in fields(Progress)}
+    best = min(evaluations, key=lambda row: row["val_loss"])
+    return Progress(**values | {"best_step": best["step"]})  # type: ignore[arg-type]
 
 
 def _sha256(path: Path) -> str:

@@ -26,7 +26,7 @@ class SearchOptions:
 
     gpus: int | None = described("GPUs the study may use in all; 0 is the CPU; default all that Ray sees", None)
     trials_per_gpu: int = described("trials that share a GPU", 1, metavar="K")
-    trials: int | None = described("trials in all; default 64 on GPUs, 16 on the CPU", None)
+    trials: int | None = described("trials in all; default the preset's, 64 on GPUs and 16 on the CPU", None)
     name: str | None = described("of the study: MLflow experiment and folder; default preset and UTC time", None)
     resume: bool = described("go on with a study that was stopped or killed, or is to get more trials", False)
     space: str = described("search space", "dynamic_dropout", choices=tuple(SPACES))

@@ -69,7 +69,7 @@ def _parse(d: Any) -> ScheduleFile:
     if not isinstance(d, dict):
         raise ValueError(f"must be a mapping with the keys {', '.join(_KEYS)}, got a {type(d).__name__}")
     name, _, version = str(d.get("format")).partition("/")
-    if name != FORMAT or not version.isdecimal():
+    if name != FORMAT or not version.isdecimal() or not version.strip("0"):
         raise ValueError(f"format must be {FORMAT}/{VERSION}, got {d.get('format')!r:.60}")
     if int(version[:9]) > VERSION:
         raise ValueError(f"format is {d['format']!r:.60}, newer than {FORMAT}/{VERSION}: upgrade this tool")

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from model.schedules import Schedule
 from study import flags
 from study.config import PRESETS, TrainingConfig
 from study.corpus import corpus_id, load_corpus
@@ -27,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--output", type=Path, metavar="DIR", help="gets weights, config.yaml and metrics.jsonl")
     p.add_argument("--resume", action="store_true", help="go on with a run that was stopped, in --output")
     p.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
-    flags.add_flags(p.add_argument_group("single fields of the training config"), TrainingConfig)
+    group = p.add_argument_group("single fields of the training config, instead of the file's or the preset's")
+    flags.add_flags(group, TrainingConfig, show_defaults=False)
     args = p.parse_args(sys.argv[1:] if argv is None else argv)
     file = read_schedule_file(args.schedule)
     device = _device(args.device)
@@ -41,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "give the same text, or choose with --corpus"
         )
     check_fits(config, corpus)
-    folder = _folder(args.output, args.resume)
+    folder = _folder(args.output, args.resume, file.schedule, config)
     trainer = Trainer(config, file.schedule, corpus, device)
     print(_what_runs(trainer), file=sys.stderr)
     try:
@@ -107,7 +109,7 @@ def _training_config(file: ScheduleFile, preset: str | None, overrides: dict[str
     return TrainingConfig.from_dict(base | overrides)
 
 
-def _folder(output: Path | None, resume: bool) -> RunFolder | None:
+def _folder(output: Path | None, resume: bool, schedule: Schedule, config: TrainingConfig) -> RunFolder | None:
     if output is None:
         if resume:
             raise UserError("--resume needs the --output of the run that it is to go on with")
@@ -116,9 +118,14 @@ def _folder(output: Path | None, resume: bool) -> RunFolder | None:
         raise UserError(f"--output {output} is a file: give a folder")
     if output.exists() and any(output.iterdir()) and not resume:
         raise UserError(f"--output {output} is not empty: give another folder, or --resume to go on with its run")
-    if resume and not (output / "config.yaml").exists():
-        raise UserError(f"--output {output} holds no run to go on with: leave --resume out")
-    return RunFolder(output)
+    folder = RunFolder(output)
+    if resume:
+        if not folder.config.exists():
+            raise UserError(f"--output {output} holds no run to go on with: leave --resume out")
+        old = read_schedule_file(folder.config)
+        if (old.schedule, old.training) != (schedule, config):
+            raise UserError(f"--output {output} holds a run with another schedule or config: give the one that it has")
+    return folder
 
 
 def _what_runs(trainer: Trainer) -> str:

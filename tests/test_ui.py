@@ -29,6 +29,8 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.ui import WebDriverWait
 
+from tests.conftest import Study as FinishedStudy
+
 pytestmark = pytest.mark.slow
 
 T = TypeVar("T")
@@ -351,3 +353,17 @@ def test_chart_view_draws_a_chart_for_each_metric(pages: Pages, study: Study) ->
     charts = {metric: {curve["chart"] for (name, _), curve in curves.items() if name == metric} for metric, _ in curves}
     assert all(len(indices) == 1 for indices in charts.values()), f"the trials of one metric share a chart: {charts}"
     assert len(set().union(*charts.values())) == len(COMPARED_METRICS), f"each metric has its own chart: {charts}"
+
+
+def test_the_page_that_the_study_names_shows_its_trials(
+    pages: Pages, study: Study, finished_study: FinishedStudy
+) -> None:
+    path = finished_study.output.partition("http://127.0.0.1:5000/#/")[2].split()[0]
+    pages.open(path)
+    names = {trial.info.run_name for trial in study.trials}
+    pages.wait(lambda _: names <= set(pages.run_names()), f"the trials {sorted(names)}")
+    curves = pages.wait_for_curves(study.trials, COMPARED_METRICS)
+    pages.picture("named-page")
+    check_values(study, curves)
+    best_first = sorted(study.trials, key=lambda trial: trial.data.metrics["best_val_loss"])
+    assert pages.run_names() == [trial.info.run_name for trial in best_first]

@@ -1,0 +1,170 @@
+"""The adapter between Optuna and Tune: what is asked, in which order, and how each end is told."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from ray.tune.schedulers import TrialScheduler
+
+from model.schedules import from_dict
+from search_spaces import KNOWN_GOOD, SPACES
+from study.early_stopping import SparingASHA
+from study.searcher import StudySearcher, ask_known_good_first, finished, open_optuna_study, open_storage, unfinished
+from study.tracking.names import Outcome
+
+
+class Notes:
+    """A listener that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.ended: dict[int, Outcome] = {}
+        self.steps: dict[int, list[int]] = {}
+
+    def trial_started(self, number: int, schedule: dict[str, Any], known_good: str | None) -> None:
+        self.steps[number] = []
+
+    def trial_progressed(self, number: int, result: Mapping[str, Any]) -> None:
+        self.steps[number].append(result["step"])
+
+    def trial_ended(self, number: int, outcome: Outcome, reason: str | None, traceback: str | None) -> None:
+        self.ended[number] = outcome
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    return tmp_path / "optuna.journal"
+
+
+def make(journal: Path, space: str = "dynamic_dropout", interrupted: bool = False) -> tuple[StudySearcher, Notes]:
+    study = open_optuna_study(open_storage(None, journal), "study", "tpe", seed=1)
+    ask_known_good_first(study, space)
+    notes = Notes()
+    return StudySearcher(study, space, 100, notes, lambda: interrupted), notes
+
+
+def states(journal: Path) -> list[TrialState]:
+    return [t.state for t in optuna.load_study(study_name="study", storage=open_storage(None, journal)).trials]
+
+
+def result(step: int, loss: float = 2.0) -> dict[str, Any]:
+    return {"step": step, "best_val_loss": loss}
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_every_space_makes_schedules_and_knows_good_ones(space: str) -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    for parameters in KNOWN_GOOD[space].values():
+        study.enqueue_trial(parameters)
+    kinds = set()
+    for number in range(60):
+        trial = study.ask()
+        d = SPACES[space](trial)
+        schedule = from_dict(d)
+        kinds.add(schedule.kind)
+        assert 0 <= schedule.rate(0.0) <= 0.5
+        if number < len(KNOWN_GOOD[space]):
+            asked = list(KNOWN_GOOD[space].values())[number]
+            assert asked.items() <= trial.params.items(), "what is asked must be in the space's ranges and grids"
+            assert trial.params.keys() == asked.keys()
+    assert len(kinds) == {"dynamic_dropout": 4, "constant": 1, "controls": 2}[space]
+
+
+def test_controls_run_the_papers_schedules_backwards() -> None:
+    study = optuna.create_study()
+    study.enqueue_trial(KNOWN_GOOD["controls"]["linear 0.2 to 0, reversed"])
+    schedule = from_dict(SPACES["controls"](study.ask()))
+    assert [schedule.rate(x) for x in (0.0, 0.5, 1.0)] == pytest.approx([0.0, 0.1, 0.2])
+
+
+def test_known_good_come_first_and_are_protected(journal: Path) -> None:
+    searcher, _ = make(journal)
+    configs = [searcher.suggest(f"t{i}") for i in range(7)]
+    assert [c["number"] for c in configs] == list(range(7))
+    assert [c["protected"] for c in configs] == [True] * 5 + [False] * 2
+    assert configs[0]["schedule"] == {"kind": "constant", "rate": 0.0}
+    assert configs[3]["schedule"]["decay"] == pytest.approx(math.log(10))
+
+
+def test_how_each_end_is_told(journal: Path) -> None:
+    searcher, notes = make(journal)
+    for i in range(4):
+        searcher.suggest(f"t{i}")
+    searcher.on_trial_result("t0", result(50))
+    searcher.on_trial_complete("t0", result(100, 1.5))  # the last result comes only with the end
+    searcher.on_trial_complete("t1", result(50))
+    searcher.on_trial_result("t2", result(50))
+    searcher.on_trial_complete("t2", error=True)
+    searcher.on_trial_complete("t3", {"failed": "diverged: val_loss is nan at step 50"})
+    assert states(journal) == [
+        TrialState.COMPLETE,
+        TrialState.PRUNED,
+        TrialState.FAIL,
+        TrialState.FAIL,
+        TrialState.WAITING,
+    ]
+    trials = optuna.load_study(study_name="study", storage=open_storage(None, journal)).trials
+    assert trials[0].value == 1.5
+    assert trials[1].intermediate_values == {50: 2.0}
+    assert "nan at step 50" in trials[3].user_attrs["reason"]
+    assert notes.ended == {0: "completed", 1: "stopped_early", 2: "failed", 3: "failed"}
+
+
+def test_an_evaluation_seen_before_is_passed_over(journal: Path) -> None:
+    searcher, notes = make(journal)
+    searcher.suggest("t0")
+    for step in (0, 10, 20, 10, 20, 30):  # its worker died after step 20 and began again at 10
+        searcher.on_trial_result("t0", result(step))
+    assert notes.steps[0] == [0, 10, 20, 30]
+
+
+def test_what_was_interrupted_is_asked_again_first_as_it_was(journal: Path) -> None:
+    first, _ = make(journal, interrupted=True)
+    configs = [first.suggest(f"t{i}") for i in range(2)]
+    first.on_trial_complete("t0", result(100))
+    first.on_trial_complete("t1", result(50))
+    assert states(journal)[:2] == [TrialState.COMPLETE, TrialState.RUNNING]
+    second, _ = make(journal)
+    assert second.suggest("u0") == configs[1]
+    assert second.suggest("u1")["number"] == 2
+    second.on_trial_complete("u0", result(100))
+    assert states(journal)[1] is TrialState.COMPLETE
+
+
+def test_a_trial_that_never_learned_its_schedule_failed(journal: Path) -> None:
+    study = open_optuna_study(open_storage(None, journal), "study", "tpe", seed=1)
+    study.ask()
+    assert unfinished(study) == []
+    assert states(journal) == [TrialState.FAIL]
+
+
+def asha_stops(asha: SparingASHA, name: str, step: int, loss: float, protected: bool = False) -> bool:
+    trial: Any = SimpleNamespace(trial_id=name, config={"protected": protected})
+    if name not in asha._trial_info:
+        asha.on_trial_add(SimpleNamespace(), trial)
+    return bool(asha.on_trial_result(SimpleNamespace(), trial, result(step, loss)) == TrialScheduler.STOP)
+
+
+def test_asha_stops_the_bad_but_spares_the_known_good() -> None:
+    asha = SparingASHA(steps=100, grace_steps=20)
+    assert not asha_stops(asha, "good", 20, 1.0)
+    assert not asha_stops(asha, "bad", 10, 9.0), "before the grace period is over, nothing stops"
+    assert asha_stops(asha, "bad", 20, 9.0)
+    assert not asha_stops(asha, "known", 20, 9.0, protected=True)
+
+
+def test_asha_remembers_earlier_trials(journal: Path) -> None:
+    searcher, _ = make(journal)
+    searcher.suggest("t0")
+    searcher.on_trial_result("t0", result(20, 1.0))
+    searcher.on_trial_complete("t0", result(100, 1.0))
+    study = open_optuna_study(open_storage(None, journal), "study", "tpe", seed=1)
+    assert len(finished(study)) == 1
+    fresh, knowing = SparingASHA(100, 20), SparingASHA(100, 20)
+    knowing.remember(study)
+    assert not asha_stops(fresh, "bad", 20, 9.0)
+    assert asha_stops(knowing, "bad", 20, 9.0)

@@ -1,0 +1,120 @@
+"""The writer to MLflow: nothing is lost between processes, and sending twice changes nothing."""
+
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from study.errors import UserError
+from study.tracking.client import check, connect
+from study.tracking.names import Outcome
+from study.tracking.reader import TrackedStudy
+from study.tracking.spool import Spool
+from study.tracking.writer import StudyWriter
+from study.uris import HIDDEN, kept, redacted
+
+
+def test_spool_keeps_what_is_not_sent(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "x.spool")
+    for i in range(5):
+        spool.put({"i": i})
+    assert [e["i"] for e in spool.take(3, timeout=0)] == [0, 1, 2]
+    spool.remove(2)
+    spool.close()
+    again = Spool(tmp_path / "x.spool")
+    assert [e["i"] for e in again.take(10, timeout=0)] == [2, 3, 4]
+    again.put({"i": 5})
+    again.remove(4)
+    assert again.wait_empty(0)
+    again.close()
+    assert Spool(tmp_path / "x.spool").take(10, timeout=0) == []
+
+
+def test_spool_forgets_half_a_line(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "x.spool")
+    spool.put({"i": 0})
+    spool.close()
+    with (tmp_path / "x.spool").open("ab") as file:
+        file.write(b'{"i": 1')  # the process died while it wrote
+    again = Spool(tmp_path / "x.spool")
+    again.put({"i": 2})
+    assert [e["i"] for e in again.take(10, timeout=0)] == [0, 2]
+    again.close()
+    assert [e["i"] for e in Spool(tmp_path / "x.spool").take(10, timeout=0)] == [0, 2]
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+
+
+def write(writer: StudyWriter) -> None:
+    writer.start_study({"space": "dynamic_dropout"}, {"commit": "abc"}, "a note")
+    writer.start_trial(0, "trial-0-linear", {"schedule.kind": "linear", "schedule.initial_rate": 0.2}, {})
+    for step in (0, 10):
+        writer.log(0, step, {"val_loss": 3.0 - step / 100})
+    writer.end_trial(0, Outcome.COMPLETED)
+    writer.end_study("FINISHED")
+
+
+def runs(client: MlflowClient, name: str) -> list[Run]:
+    experiment = client.get_experiment_by_name(name)
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def test_sending_all_again_changes_nothing(uri: str, tmp_path: Path) -> None:
+    client = connect(uri)
+    writer = StudyWriter(client, "twice", tmp_path / "x.spool")
+    write(writer)
+    assert writer.close(30)
+    (tmp_path / "x.sent").unlink()  # as if the process had died before it noted that all was sent
+    again = StudyWriter(connect(uri), "twice", tmp_path / "x.spool")
+    assert again.close(30)
+    parent, trial = sorted(runs(client, "twice"), key=lambda run: run.data.tags["role"])
+    assert trial.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert trial.data.tags["outcome"] == "completed"
+    assert {run.info.status for run in (parent, trial)} == {"FINISHED"}
+    history = client.get_metric_history(trial.info.run_id, "val_loss")
+    assert [(m.step, m.value) for m in history] == [(0, 3.0), (10, 2.9)]
+
+
+def test_a_trial_that_goes_on_has_no_outcome_until_it_ends(uri: str, tmp_path: Path) -> None:
+    client = connect(uri)
+    writer = StudyWriter(client, "goes-on", tmp_path / "x.spool")
+    writer.start_study({}, {}, "")
+    writer.start_trial(0, "trial-0", {}, {})
+    writer.end_trial(0, Outcome.STOPPED_EARLY, "the study was stopped")
+    writer.start_trial(0, "trial-0", {}, {})
+    assert writer.close(30)
+    (trial,) = [run for run in runs(client, "goes-on") if run.data.tags["role"] == "trial"]
+    assert trial.info.status == "RUNNING"
+    assert not {"outcome", "reason"} & trial.data.tags.keys()
+
+
+def test_reading_makes_no_store(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no MLflow store"):
+        TrackedStudy(f"sqlite:///{tmp_path / 'mlflow.db'}", "study")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reading_a_study_that_is_not_there_or_not_ready(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no study nope"):
+        TrackedStudy(uri, "nope")
+    writer = StudyWriter(connect(uri), "empty", tmp_path / "x.spool")
+    writer.start_study({}, {}, "")
+    assert writer.close(30)
+    with pytest.raises(UserError, match="no completed trial"):
+        TrackedStudy(uri, "empty").winner()
+
+
+def test_no_password_is_shown_or_kept() -> None:
+    uri = "https://user:secret@example.org:8080/path"
+    assert redacted(uri) == "https://***@example.org:8080/path"
+    assert kept(uri) == HIDDEN
+    assert kept("https://example.org") == "https://example.org"
+    assert kept(None) is None
+    with pytest.raises(UserError) as error:
+        check("http://user:secret@127.0.0.1:9", create=True)
+    assert "secret" not in str(error.value)
