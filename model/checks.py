@@ -28,7 +28,8 @@ def check_number(name: str, value: Any, allowed: str, accept: Callable[[float], 
             number = math.inf
         if math.isfinite(number) and accept(number):
             return number
-    raise ValueError(f"{name} must be a number {allowed}, got {short(value)}")
+    hint = " (YAML takes 1.0e-3 for a number, and 1e-3 for text)" if isinstance(value, str) else ""
+    raise ValueError(f"{name} must be a number {allowed}, got {short(value)}{hint}")
 
 
 def check_integer(name: str, value: Any, minimum: int) -> int:

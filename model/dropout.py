@@ -58,7 +58,7 @@ class Dropout(nn.Module):
             return x
         if torch.compiler.is_compiling() or x.device.type != "cpu":
             mask = torch.randint(LEVELS, x.shape, dtype=torch.int32, device=x.device) >= self.rate.threshold
-            return x * (mask * self.rate.scale.to(x.dtype))
+            return (x.float() * (mask * self.rate.scale)).to(x.dtype)  # bfloat16 would round the scale
         threshold, scale = self.rate.eager
         return (x * _cpu_mask(x.shape, threshold)).mul_(scale)
 

@@ -1,21 +1,42 @@
-"""Sampling from a GPT."""
+"""Sampling from a GPT, with a key/value cache."""
 
 import torch
 from torch import Tensor
 
-from model.gpt import GPT
+from model.gpt import GPT, LayerCache
 
 
 @torch.no_grad()
 def generate(
-    gpt: GPT, tokens: Tensor, n: int, *, temperature: float = 1.0, generator: torch.Generator | None = None
+    gpt: GPT,
+    tokens: Tensor,
+    n: int,
+    *,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+    cached: bool = True,
 ) -> Tensor:
-    """Returns `tokens` (B, T) with `n` sampled ones after them, (B, T + n); each sees at most block_size before it.
+    """Returns `tokens` (B, T) with `n` sampled ones after them, (B, T + n). The model is to be in eval mode.
 
-    The model is to be in eval mode. Temperature 0 takes the likeliest token.
+    Positions are learned, so keys cannot move: where the context is full, its later half begins a new one. A token thus
+    sees between block_size / 2 and block_size tokens before it, as soon as there are as many; cached or not, the same.
+
+    Args:
+        temperature: 0 takes the likeliest token.
+        generator: of the tokens' device; torch's default one if None.
+        cached: whether keys and values are kept; without, each token reads its whole context again.
     """
+    block_size = gpt.config.block_size
+    start = max(0, tokens.shape[1] - block_size)  # of the context
+    past: list[LayerCache] | None = None
     for _ in range(n):
-        logits, _ = gpt(tokens[:, -gpt.config.block_size :])
+        if tokens.shape[1] - start > block_size:
+            start, past = tokens.shape[1] - max(1, block_size // 2), None
+        if cached and past is not None:
+            logits, _ = gpt(tokens[:, -1:], past=past)
+        else:
+            past = [LayerCache() for _ in gpt.blocks] if cached else None
+            logits, _ = gpt(tokens[:, start:], past=past)
         logits = logits[:, -1].float()  # (B, vocab_size)
         if temperature == 0:
             chosen = logits.argmax(-1, keepdim=True)

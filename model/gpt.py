@@ -46,11 +46,15 @@ class Attention(nn.Module):
         self.register_buffer("future", future, persistent=False)  # (T, T), -inf where a key is in the future, else 0
         self.future: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, past: "LayerCache | None" = None) -> Tensor:
         B, T, C = x.shape
         nh, hs = self.n_head, C // self.n_head
         qkv = self.c_attn(x).view(B, T, 3, nh, hs).permute(2, 0, 3, 1, 4)  # (3, B, nh, T, hs)
-        if self.probability_dropout.active:
+        if past is not None:
+            q, k, v = qkv
+            k, v = past.append(k, v)
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1)
+        elif self.probability_dropout.active:
             # SDPA's own dropout_p is a float, which recompiles at every new rate, and is slow on a CPU.
             q, k, v = qkv.reshape(3, B * nh, T, hs)
             scores = torch.baddbmm(self.future[:T, :T], q, k.transpose(1, 2), alpha=hs**-0.5)  # (B * nh, T, T)
@@ -87,10 +91,25 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config, rate)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.ln_1(x))
+    def forward(self, x: Tensor, past: "LayerCache | None" = None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), past)
         x = x + self.mlp(self.ln_2(x))
         return x
+
+
+class LayerCache:
+    """The keys and values of the tokens that one attention layer has seen, for sampling without reading them again."""
+
+    def __init__(self) -> None:
+        self.k: Tensor | None = None  # (B, nh, T, hs), and so is v
+        self.v: Tensor | None = None
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes the keys and values of new tokens: several at first, then one at a time. Returns all there are."""
+        if self.k is not None and self.v is not None:
+            k, v = torch.cat((self.k, k), dim=2), torch.cat((self.v, v), dim=2)
+        self.k, self.v = k, v
+        return k, v
 
 
 class GPT(nn.Module):
@@ -119,19 +138,23 @@ class GPT(nn.Module):
             if name.endswith("c_proj.weight"):  # the residual stream sums 2 n_layer of these (GPT-2)
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer))
 
-    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, tokens: Tensor, targets: Tensor | None = None, past: list[LayerCache] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Returns the logits (B, T, vocab_size) and, given targets, the mean cross-entropy in nats per token.
 
         Args:
             tokens: (B, T) int64, T at most block_size.
             targets: (B, T) int64; IGNORED ones do not count.
+            past: in eval mode, a cache a block: `tokens` are the first ones, or the one after those in the cache.
         """
+        seen = past[0].k.shape[2] if past is not None and past[0].k is not None else 0
         T = tokens.shape[1]
-        if T > self.config.block_size:
-            raise ValueError(f"{T} tokens do not fit into a context of {self.config.block_size}")
-        x = self.embedding_dropout(self.wte(tokens) + self.wpe.weight[:T])
-        for block in self.blocks:
-            x = block(x)
+        if seen + T > self.config.block_size:
+            raise ValueError(f"{seen + T} tokens do not fit into a context of {self.config.block_size}")
+        x = self.embedding_dropout(self.wte(tokens) + self.wpe.weight[seen : seen + T])
+        for i, block in enumerate(self.blocks):
+            x = block(x, past[i] if past is not None else None)
         logits = self.lm_head(self.ln_f(x))
         if targets is None:
             return logits, None

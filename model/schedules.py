@@ -63,7 +63,7 @@ class Linear(Schedule):
     final_rate: float
 
     def rate(self, progress: float) -> float:
-        return self.initial_rate + (self.final_rate - self.initial_rate) * progress
+        return self.initial_rate * (1 - progress) + self.final_rate * progress
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ class Exponential(Schedule):
     decay: float
 
     def rate(self, progress: float) -> float:
-        return self.final_rate + (self.initial_rate - self.final_rate) * math.exp(-self.decay * progress)
+        left = math.exp(-self.decay * progress)
+        return self.final_rate * (1 - left) + self.initial_rate * left
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ class Cosine(Schedule):
     final_rate: float
 
     def rate(self, progress: float) -> float:
-        return self.final_rate + (self.initial_rate - self.final_rate) * (1 + math.cos(math.pi * progress)) / 2
+        left = (1 + math.cos(math.pi * progress)) / 2
+        return self.final_rate * (1 - left) + self.initial_rate * left
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
-from model.checks import check_integer, check_number
+from model.checks import check_integer, check_number, short
 from study.errors import UserError
 
 DTYPES = ("float32", "bfloat16")
@@ -65,10 +65,10 @@ class TrainingConfig:
     def from_dict(cls, d: Any) -> "TrainingConfig":
         """Makes a config from a plain dict. Raises UserError for an unknown or missing key too."""
         if not isinstance(d, dict):
-            raise UserError(f"a training config must be a mapping, got {d!r:.60}")
+            raise UserError(f"a training config must be a mapping, got {short(d)}")
         known = {f.name: f for f in fields(cls)}
         if unknown := [key for key in d if key not in known]:
-            raise UserError(f"a training config has no field {unknown[0]!r:.60}: it has {', '.join(known)}")
+            raise UserError(f"a training config has no field {short(unknown[0])}: it has {', '.join(known)}")
         if missing := [name for name, f in known.items() if f.default is MISSING and name not in d]:
             raise UserError(f"a training config needs {', '.join(missing)} too")
         return cls(**d)
@@ -88,14 +88,14 @@ _RANGES: dict[str, tuple[str, float, float]] = {
 
 def _check(name: str, kind: Any, value: Any) -> Any:
     if name == "dtype" and value not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {value!r:.60}")
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {short(value)}")
     if kind is int:
         return check_integer(name, value, _MINIMUM.get(name, 1))
     if kind is float:
         allowed, low, high = _RANGES[name]
         return check_number(name, value, allowed, lambda x: low <= x <= high)
     if not isinstance(value, kind):
-        raise ValueError(f"{name} must be a {kind.__name__}, got {value!r:.60}")
+        raise ValueError(f"{name} must be a {kind.__name__}, got {short(value)}")
     return value
 
 

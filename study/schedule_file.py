@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from model.checks import short
 from model.schedules import Schedule, from_dict
 from study.config import TrainingConfig
 from study.corpus import atomic_path
@@ -68,18 +69,19 @@ def read_schedule_file(path: Path) -> ScheduleFile:
 def _parse(d: Any) -> ScheduleFile:
     if not isinstance(d, dict):
         raise ValueError(f"must be a mapping with the keys {', '.join(_KEYS)}, got a {type(d).__name__}")
-    name, _, version = str(d.get("format")).partition("/")
-    if name != FORMAT or not version.isdecimal() or not version.strip("0"):
-        raise ValueError(f"format must be {FORMAT}/{VERSION}, got {d.get('format')!r:.60}")
+    given = d.get("format")
+    name, _, version = given.partition("/") if isinstance(given, str) else ("", "", "")
+    if name != FORMAT or not (version.isascii() and version.isdecimal()) or not version.strip("0"):
+        raise ValueError(f"format must be {FORMAT}/{VERSION}, got {short(d.get('format'))}")
     if int(version[:9]) > VERSION:
-        raise ValueError(f"format is {d['format']!r:.60}, newer than {FORMAT}/{VERSION}: upgrade this tool")
+        raise ValueError(f"format is {short(d['format'])}, newer than {FORMAT}/{VERSION}: upgrade this tool")
     if unknown := [key for key in d if key not in _KEYS]:
-        raise ValueError(f"unknown key {unknown[0]!r:.60}: it may have {', '.join(_KEYS)}")
+        raise ValueError(f"unknown key {short(unknown[0])}: it may have {', '.join(_KEYS)}")
     if "schedule" not in d:
         raise ValueError("it has no schedule")
     provenance = d.get("provenance")
     if provenance is not None and not isinstance(provenance, dict):
-        raise ValueError(f"provenance must be a mapping, got {provenance!r:.60}")
+        raise ValueError(f"provenance must be a mapping, got {short(provenance)}")
     training = d.get("training")
     return ScheduleFile(
         schedule=from_dict(d["schedule"]),

@@ -44,6 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     check_fits(config, corpus)
     folder = _folder(args.output, args.resume, file.schedule, config)
+    if folder is not None:
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--output {folder.path} cannot be made ({error.strerror}): give another folder") from None
     trainer = Trainer(config, file.schedule, corpus, device)
     print(_what_runs(trainer), file=sys.stderr)
     try:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from model.dropout import set_dropout_rate
 from model.gpt import GPT, IGNORED, GPTConfig
-from model.schedules import Schedule
+from model.schedules import Schedule, from_dict
 from study.config import TrainingConfig
 from study.corpus import Corpus
 from study.errors import DivergenceError, UserError
@@ -54,9 +54,11 @@ class Trainer:
 
     def __init__(self, config: TrainingConfig, schedule: Schedule, corpus: Corpus, device: str = "cpu") -> None:
         check_fits(config, corpus)
-        self.config, self.schedule, self.device = config, schedule, torch.device(device)
+        self.config, self.device = config, torch.device(device)
+        self.schedule = from_dict(schedule.to_dict())  # with a state of its own
         torch.set_num_threads(config.threads)
-        torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+        if self.device.type == "cuda":
+            torch.backends.cuda.matmul.fp32_precision = "tf32" if config.tf32 else "ieee"
         torch.manual_seed(config.seed)
         self.data_generator = torch.Generator().manual_seed(config.seed)
         self.model = GPT(gpt_config(config, len(corpus.vocab))).to(self.device)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from model.dropout import LEVELS, set_dropout_rate
 from model.generate import generate
-from model.gpt import GPT, IGNORED, GPTConfig
+from model.gpt import GPT, IGNORED, GPTConfig, LayerCache
 
 TINY = GPTConfig(vocab_size=13, block_size=8, n_layer=2, n_head=2, n_embd=16)
 BABY = GPTConfig(vocab_size=65, block_size=256, n_layer=6, n_head=6, n_embd=384)
@@ -177,9 +177,28 @@ def test_sampling_follows_the_probabilities(gpt: GPT) -> None:
     assert ((shares - expected).abs() < 6 * (expected * (1 - expected) / n).sqrt()).all()
 
 
-def test_sampling_sees_at_most_the_context(gpt: GPT) -> None:
+def test_sampling_begins_a_new_context_with_the_half_of_a_full_one(gpt: GPT) -> None:
     long = tokens(2, 12)
-    sampled = generate(gpt, long, 3, temperature=0)
+    sampled = generate(gpt, long, 7, temperature=0)
     assert torch.equal(sampled[:, :12], long)
-    likeliest = [gpt(sampled[:, i - 8 : i])[0][:, -1].argmax(-1) for i in range(12, 15)]
+    first_seen = [4, 9, 9, 9, 9, 9, 14]  # 12 tokens: the last 8 of them; then 4 of them, until they are 8 again
+    likeliest = [gpt(sampled[:, a:b])[0][:, -1].argmax(-1) for a, b in zip(first_seen, range(12, 19), strict=True)]
     assert torch.equal(sampled[:, 12:], torch.stack(likeliest, dim=1))
+
+
+@pytest.mark.parametrize("length", [1, 3, 8, 12])
+def test_sampling_with_a_cache_is_the_same(gpt: GPT, length: int) -> None:
+    start = tokens(2, length)
+    plain, cached = (
+        generate(gpt, start, 30, generator=torch.Generator().manual_seed(8), cached=c) for c in (False, True)
+    )
+    assert torch.equal(plain, cached)
+
+
+def test_logits_with_a_cache_are_those_without(gpt: GPT) -> None:
+    x = tokens()
+    past = [LayerCache() for _ in gpt.blocks]
+    parts = [gpt(part, past=past)[0] for part in (x[:, :3], *x[:, 3:].split(1, dim=1))]
+    torch.testing.assert_close(torch.cat(parts, dim=1), gpt(x)[0])
+    with pytest.raises(ValueError, match="9 tokens do not fit"):
+        gpt(x[:, :1], past=past)
