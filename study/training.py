@@ -18,6 +18,9 @@ from study.config import TrainingConfig
 from study.corpus import Corpus
 from study.errors import DivergenceError, UserError
 
+Windows = tuple[Tensor, Tensor]
+"""Inputs and targets of an evaluation, (n, T) each."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
@@ -76,7 +79,7 @@ class Trainer:
         )
         train = corpus.split("train")[: config.train_chars or None]
         self._train_tokens = torch.from_numpy(np.array(train)).to(self.device)
-        self._windows = _windows(corpus.split("val"), config, self.device)
+        self.val_windows = windows(corpus.split("val"), config, self.device)
         self.step = 0
         self.train_seconds = 0.0
         self.history: list[Progress] = []
@@ -113,20 +116,15 @@ class Trainer:
 
     def validate(self) -> float:
         """Returns the loss on the validation windows that the config names."""
-        return self.mean_loss(self._windows)
+        return self.mean_loss(self.val_windows)
 
-    def mean_loss(self, windows: tuple[Tensor, Tensor]) -> float:
+    def mean_loss(self, windows: Windows) -> float:
         """Returns the cross-entropy in nats per token over `windows`, dropout off: the same for the same weights."""
         self.model.eval()
-        total, count = torch.zeros(2, dtype=torch.float64, device=self.device)
-        with torch.no_grad(), self._autocast():
-            for x, y in zip(*(torch.split(t, self.config.batch_size) for t in windows), strict=True):
-                _, loss = self.forward(x.long(), y.long())
-                n = (y != IGNORED).sum()
-                total += loss.double() * n
-                count += n
+        with self._autocast():
+            loss = mean_loss(lambda x, y: self.forward(x, y)[1], windows, self.config.batch_size)
         self.model.train()
-        return float(total / count)
+        return loss
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that a bit-identical continuation needs, as tensors and plain values."""
@@ -254,7 +252,18 @@ def check_fits(config: TrainingConfig, corpus: Corpus) -> None:
         )
 
 
-def _windows(tokens: np.ndarray, config: TrainingConfig, device: torch.device) -> tuple[Tensor, Tensor]:
+@torch.no_grad()
+def mean_loss(loss_of: Callable[[Tensor, Tensor], Tensor], windows: Windows, batch_size: int) -> float:
+    """Returns the mean over all targets that count, given a function of inputs and targets that does so for a batch."""
+    total, count = torch.zeros(2, dtype=torch.float64, device=windows[0].device)
+    for x, y in zip(*(torch.split(t, batch_size) for t in windows), strict=True):
+        n = (y != IGNORED).sum()
+        total += loss_of(x.long(), y.long()).double() * n
+        count += n
+    return float(total / count)
+
+
+def windows(tokens: np.ndarray, config: TrainingConfig, device: torch.device) -> Windows:
     """Cuts a split into contexts, all of it or an even share; returns inputs and targets, (n, T) each.
 
     The last context is filled up with targets that do not count, and so is the last batch, so that every evaluation

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Metric, Run
 
 from study.errors import UserError
 from study.schedule_file import ScheduleFile, read_schedule_file
@@ -43,14 +43,20 @@ class TrackedStudy:
         self._experiment_id = experiment.experiment_id
         self.tags: dict[str, str] = parents[0].data.tags
 
+    def trials(self) -> list[Run]:
+        """Returns the runs of all trials."""
+        return search_runs(self._client, self._experiment_id, Role.TRIAL)
+
+    def history(self, run: Run, metric: str) -> list[Metric]:
+        """Returns all points of a metric."""
+        return list(self._client.get_metric_history(run.info.run_id, metric))
+
     def winner(self) -> TrackedTrial:
         """Returns the completed trial with the lowest best_val_loss. Raises UserError if there is none."""
-        trials = search_runs(self._client, self._experiment_id, Role.TRIAL)
-        completed = [run for run in trials if run.data.tags.get(OUTCOME) == Outcome.COMPLETED]
+        completed = [run for run in self.trials() if run.data.tags.get(OUTCOME) == Outcome.COMPLETED]
         if not completed:
             raise UserError(f"study {self.name} has no completed trial yet: wait, or look at it in the MLflow UI")
         run = min(completed, key=lambda run: (run.data.metrics["best_val_loss"], int(run.data.tags[TRIAL])))
-        history = self._client.get_metric_history(run.info.run_id, "val_loss")
         with tempfile.TemporaryDirectory() as folder:
             path = self._client.download_artifacts(run.info.run_id, f"{CHECKPOINT}/config.yaml", folder)
             file = read_schedule_file(Path(path))
@@ -58,8 +64,18 @@ class TrackedStudy:
             number=int(run.data.tags[TRIAL]),
             run_id=run.info.run_id,
             file=file,
-            val_losses=[(metric.step, metric.value) for metric in history],
+            val_losses=[(metric.step, metric.value) for metric in self.history(run, "val_loss")],
         )
+
+
+def study_times(uri: str, name: str) -> list[tuple[float, float, float]]:
+    """Returns when each trial of a study was begun, had its first evaluation, and ended, in seconds since the epoch."""
+    study = TrackedStudy(uri, name)
+    times = []
+    for run in study.trials():
+        first = min(metric.timestamp for metric in study.history(run, "val_loss"))
+        times.append((run.info.start_time / 1e3, first / 1e3, run.info.end_time / 1e3))
+    return times
 
 
 def search_runs(client: MlflowClient, experiment_id: str, role: Role) -> list[Run]:

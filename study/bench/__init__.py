@@ -1,0 +1,1 @@
+"""The benchmark: contestants in turn, in one run, medians of several rounds."""

@@ -1,0 +1,157 @@
+"""A whole study against the plain way of doing the same search, and what a trial costs beside its training."""
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import pyarrow.parquet as pq
+import torch
+
+from model.gpt import GPT
+from model.schedules import Schedule, from_dict
+from study.bench.contestants import PlainGPT
+from study.config import PRESETS, TrainingConfig
+from study.corpus import Corpus
+from study.training import Trainer, gpt_config, learning_rate, mean_loss
+
+TRIALS = 8
+PLAIN_EVALUATION_BATCHES = 200
+"""Of train and of val each, as nanoGPT does."""
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A search's wall time, its schedules in the order of the trials, the best loss and whose it is, and the gaps."""
+
+    seconds: float
+    schedules: list[dict[str, object]]
+    best_val_loss: float
+    best: str
+    gaps: list[float]
+
+
+def bench_studies(say: Callable[[str], None], corpus: Corpus, steps: int) -> dict[str, float]:
+    """Runs the laptop study, and the plain search over the same schedules; compares their times and results."""
+    ours = run_study(steps)
+    say(f"study: {TRIALS} trials of {steps} steps in {ours.seconds:.0f} s, best {ours.best_val_loss:.4f}, {ours.best}")
+    say(f"gap between two trials on a slot: median {median(ours.gaps):.2f} s, longest {max(ours.gaps):.2f} s")
+    config = TrainingConfig(**(vars(PRESETS["laptop"].training) | {"steps": steps, "threads": 2}))
+    started = time.perf_counter()
+    untimed, results = 0.0, []
+    for schedule in ours.schedules:
+        loss, seconds = train_plainly(config, from_dict(schedule), corpus)
+        untimed += seconds
+        results.append((loss, json.dumps(schedule)))
+    plain_seconds = time.perf_counter() - started - untimed
+    best_loss, best = min(results)
+    say(f"the plain search over the same in {plain_seconds:.0f} s, best {best_loss:.4f} ({best})")
+    return {
+        "study_vs_plain": ours.seconds / plain_seconds,
+        "study_seconds": ours.seconds,
+        "plain_search_seconds": plain_seconds,
+        "study_best_val_loss": ours.best_val_loss,
+        "plain_best_val_loss": best_loss,
+        "trial_gap_seconds": max(ours.gaps),
+    }
+
+
+def run_study(steps: int) -> StudyResult:
+    """Runs the laptop study as a user does, in a folder of its own, and reads what it left."""
+    from study.tracking.reader import study_times  # a bare training machine has no mlflow
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = [
+            "--preset",
+            "laptop",
+            "--gpus",
+            "0",
+            "--trials",
+            str(TRIALS),
+            "--steps",
+            str(steps),
+            "--name",
+            "bench",
+        ]
+        uri = f"sqlite:///{Path(folder).absolute()}/mlflow.db"
+        command = [sys.executable, "-m", "study.search", *arguments, "--tracking-uri", uri]
+        started = time.perf_counter()
+        subprocess.run([*command, "--storage", folder], check=True, capture_output=True)
+        seconds = time.perf_counter() - started
+        rows = pq.read_table(Path(folder) / "bench" / "trials.parquet").to_pylist()
+        times = study_times(uri, "bench")
+    completed = [row for row in rows if row["outcome"] == "completed"]
+    best = min(completed, key=lambda row: row["best_val_loss"])
+    schedules = {row["trial"]: json.loads(row["schedule"]) for row in rows}
+    return StudyResult(
+        seconds=seconds,
+        schedules=[schedules[number] for number in sorted(schedules)],
+        best_val_loss=best["best_val_loss"],
+        best=best["schedule"],
+        gaps=gaps(times),
+    )
+
+
+def gaps(times: list[tuple[float, float, float]]) -> list[float]:
+    """Returns, for each trial after the first on its slot, the seconds from the end before it to its first evaluation.
+
+    Args:
+        times: of each trial, the seconds at which it was begun, had its first evaluation, and ended.
+    """
+    ends = sorted(end for _, _, end in times)
+    waits = []
+    for began, first, _ in sorted(times):
+        before = [end for end in ends if end <= began]
+        if before:
+            waits.append(first - before[-1])
+    return waits
+
+
+def train_plainly(config: TrainingConfig, schedule: Schedule, corpus: Corpus) -> tuple[float, float]:
+    """Trains one trial as a 300-line script does: nn.Dropout, all cores, evaluation on random batches.
+
+    Returns the best loss on the study's own validation windows, and the seconds spent on finding that out, which the
+    script would not have spent.
+    """
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    judge = Trainer(config, schedule, corpus)  # for its windows only
+    model = PlainGPT(gpt_config(config, len(corpus.vocab)), 0.0).load(GPT(gpt_config(config, len(corpus.vocab))))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(config.beta1, config.beta2))
+    tokens = {name: torch.from_numpy(corpus.split(name).astype("int64")) for name in ("train", "val")}
+    tokens["train"] = tokens["train"][: config.train_chars]
+    best, untimed = float("inf"), 0.0
+
+    def batch(split: str) -> tuple[torch.Tensor, torch.Tensor]:
+        data = tokens[split]
+        starts = random.choices(range(len(data) - config.block_size - 1), k=config.batch_size)
+        x = torch.stack([data[i : i + config.block_size] for i in starts])
+        return x, torch.stack([data[i + 1 : i + 1 + config.block_size] for i in starts])
+
+    for step in range(config.steps + 1):
+        if step % config.eval_interval == 0:
+            model.eval()
+            with torch.no_grad():
+                losses = {s: [model(*batch(s)) for _ in range(PLAIN_EVALUATION_BATCHES)] for s in ("train", "val")}
+            model.train()
+            schedule.observe(float(torch.stack(losses["val"]).mean()))
+            started = time.perf_counter()
+            model.eval()
+            best = min(best, mean_loss(model, judge.val_windows, config.batch_size))
+            model.train()
+            untimed += time.perf_counter() - started
+        model.set_rate(schedule.rate(min(1.0, step / config.steps)))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, step)
+        loss = model(*batch("train"))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
+        optimizer.step()
+    return best, untimed
