@@ -14,7 +14,7 @@ class DropoutRate(nn.Module):
     """The one owner of a model's dropout rate, shared by all its dropout sites.
 
     Compiled graphs read the rate from 0-d tensors, since a Python number in them recompiles at every change. `active`
-    is one, so that a model is compiled at most twice: with dropout and without.
+    is one, so that a training step is compiled at most twice: with dropout and without.
     """
 
     threshold: Tensor

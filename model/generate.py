@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor
 
-from model.gpt import GPT, LayerCache
+from model.gpt import GPT, Cache
 
 
-@torch.no_grad()
 def generate(
     gpt: GPT,
     tokens: Tensor,
@@ -26,21 +25,22 @@ def generate(
         generator: of the tokens' device; torch's default one if None.
         cached: whether keys and values are kept; without, each token reads its whole context again.
     """
-    block_size = gpt.config.block_size
-    start = max(0, tokens.shape[1] - block_size)  # of the context
-    past: list[LayerCache] | None = None
-    for _ in range(n):
-        if tokens.shape[1] - start > block_size:
-            start, past = tokens.shape[1] - max(1, block_size // 2), None
-        if cached and past is not None:
-            logits, _ = gpt(tokens[:, -1:], past=past)
-        else:
-            past = [LayerCache() for _ in gpt.blocks] if cached else None
-            logits, _ = gpt(tokens[:, start:], past=past)
-        logits = logits[:, -1].float()  # (B, vocab_size)
-        if temperature == 0:
-            chosen = logits.argmax(-1, keepdim=True)
-        else:
-            chosen = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
-        tokens = torch.cat((tokens, chosen), dim=1)
-    return tokens
+    with torch.inference_mode():
+        block_size = gpt.config.block_size
+        start = max(0, tokens.shape[1] - block_size)  # of the context
+        cache: Cache | None = None
+        for _ in range(n):
+            if tokens.shape[1] - start > block_size:
+                start, cache = tokens.shape[1] - max(1, block_size // 2), None
+            if cache is not None:
+                logits, _ = gpt(tokens[:, -1:], cache=cache)
+            else:
+                cache = Cache(gpt, len(tokens)) if cached else None
+                logits, _ = gpt(tokens[:, start:], cache=cache)
+            logits = logits[:, -1].float()  # (B, vocab_size)
+            if temperature == 0:
+                chosen = logits.argmax(-1, keepdim=True)
+            else:
+                chosen = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
+            tokens = torch.cat((tokens, chosen), dim=1)
+    return tokens.clone()  # an ordinary tensor

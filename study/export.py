@@ -1,5 +1,6 @@
 """`python -m study.export`: writes a study's best schedule, from MLflow alone."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     p.add_argument("--tracking-uri", metavar="URI", help="default MLFLOW_TRACKING_URI, or mlflow.db in this folder")
     args = p.parse_args(sys.argv[1:] if argv is None else argv)
-    if args.output.is_dir() or not args.output.parent.is_dir():
+    parent = args.output.absolute().parent
+    if args.output.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
         raise UserError(f"--output {args.output} cannot be written: give a file in a folder that exists")
     from study.tracking.reader import TrackedStudy  # mlflow takes seconds to import
     from study.winner import winning_file

@@ -43,10 +43,14 @@ class RunFolder:
         """Trains in this folder, from its latest good checkpoint if it has one, and yields each evaluation.
 
         An evaluation is on disk before it is yielded. After a resume the last one is yielded again, since the caller
-        may have died before it saw it; of a run that is complete, it is all that is.
+        may have died before it saw it; of a run that is complete, it is all that is. When the caller has seen the
+        last one, `finish` clears up.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        ScheduleFile(schedule=trainer.schedule, training=trainer.config).write(self.config)
+        mine = ScheduleFile(schedule=trainer.schedule, training=trainer.config)
+        if self.config.exists() and read_schedule_file(self.config) != mine:
+            raise ValueError(f"{self.path} holds a run with another schedule or training config")
+        mine.write(self.config)
         if self.restore(trainer):
             yield trainer.history[-1]
         elif (done := self.rows()) and done[-1]["outcome"] is not None:
@@ -55,7 +59,6 @@ class RunFolder:
         for progress in trainer.run(on_step):
             self.save(trainer, labels)
             yield progress
-        self.finish()
 
     def save(self, trainer: Trainer, labels: Labels) -> None:
         """Keeps the best weights, a checkpoint to resume from, and the evaluations so far."""
@@ -85,7 +88,7 @@ class RunFolder:
             except (OSError, ValueError, KeyError) as error:
                 log.warning("checkpoint %s is damaged (%s): the one before it is used", checkpoint, error)
                 continue
-            trainer.load_state_dict(torch.load(checkpoint / "state.pt", weights_only=True))
+            trainer.load_state_dict(torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True))
             return True
         return False
 
@@ -115,7 +118,7 @@ def _progress(evaluations: list[dict[str, Any]]) -> Progress:
     """Returns the last of some rows as it was yielded."""
     values = {f.name: evaluations[-1].get(f.name) for f in fields(Progress)}
     best = min(evaluations, key=lambda row: row["val_loss"])
-    return Progress(**values | {"best_step": best["step"]})  # type: ignore[arg-type]
+    return Progress(**values | {"best_step": best["step"], "time_ms": 0})  # type: ignore[arg-type]
 
 
 def _sha256(path: Path) -> str:

@@ -23,6 +23,7 @@ class StudyConfig:
         grace_steps: what ASHA gives every trial before it may stop it.
         tracking_uri: where MLflow was first, for `--resume`; hidden if it holds a password.
         optuna_storage: likewise; None for the journal in the study's folder.
+        device: cuda or cpu: the numbers of one are not those of the other.
     """
 
     name: str
@@ -36,6 +37,7 @@ class StudyConfig:
     corpus_sha256: str
     tracking_uri: str | None
     optuna_storage: str | None
+    device: str
     training: TrainingConfig
 
     def to_dict(self) -> dict[str, Any]:
@@ -62,9 +64,9 @@ class StudyFolder:
         return RunFolder(self.path / "trials" / f"{number:05d}")
 
     def write_config(self, config: StudyConfig) -> None:
-        """Makes the folder, if it is new, with its config. Raises UserError if it cannot be made."""
+        """Writes the config, of a new study into a new folder. Raises UserError if it cannot be written."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=self.config.exists())
             with atomic_path(self.config) as part:
                 part.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False), encoding="utf-8")
         except OSError as error:

@@ -10,8 +10,7 @@ from study.errors import UserError
 from study.flags import flag
 
 MACHINE_FIELDS = (
-    "trials", "gpus", "trials_per_gpu", "address", "tracking_uri", "time_budget", "storage", "optuna_storage", "name",
-    "resume",
+    "trials", "gpus", "trials_per_gpu", "address", "tracking_uri", "time_budget", "storage", "name", "resume",
 )  # fmt: skip
 """Those that a resumed study may be given anew: where it runs and how long, not what it is."""
 

@@ -1,11 +1,14 @@
 """From the options of a search to all that it needs; every mistake is found here, before anything is made."""
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import optuna
 
 from study.cluster import Estimate, Slots, cluster_gpus, share_out, start_ray, try_out
 from study.config import PRESETS, TrainingConfig
@@ -14,10 +17,11 @@ from study.errors import UserError
 from study.flags import flag
 from study.layout import StudyConfig, StudyFolder
 from study.options import MACHINE_FIELDS, SearchOptions
-from study.searcher import finished, open_database, open_optuna_study, open_storage
+from study.searcher import check_database, finished, open_database, open_optuna_study, open_storage
 from study.tracking.client import Client, check, connect, tracking_uri
+from study.tracking.writer import is_settled
 from study.training import check_fits
-from study.uris import HIDDEN, kept, redacted
+from study.uris import HIDDEN, absolute, kept, redacted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +49,15 @@ def make_plan(options: SearchOptions, given: Mapping[str, Any]) -> Plan | None:
         UserError: a mistake, found before any store, folder or run is made.
     """
     old = _old_config(options, given) if options.resume else None
-    if old is None:
-        _check_unused(options)
-    uri = tracking_uri(options.tracking_uri or (old.tracking_uri if old else None))
+    if old is None and options.name is not None:
+        _check_unused(options, options.name)
+    uri = tracking_uri(options.tracking_uri or _unless_hidden(old.tracking_uri if old else None))
     check(uri, create=True)
-    database = options.optuna_storage or (old.optuna_storage if old else None)
-    if old is not None and _is_finished(old, options, database):
+    database = options.optuna_storage or _unless_hidden(old.optuna_storage if old else None)
+    database = absolute(database) if database else None
+    if database is not None:
+        check_database(database)
+    if old is not None and _is_settled(old, options, database):
         return None
     corpus = load_corpus(old.training.corpus if old else options.corpus)
     if old is not None and old.corpus_sha256 != corpus.sha256:
@@ -58,20 +65,26 @@ def make_plan(options: SearchOptions, given: Mapping[str, Any]) -> Plan | None:
     if old is None and options.preset is not None:
         check_fits(_training(options, options.preset), corpus)  # before Ray takes its seconds
     start_ray(options.address)
-    gpus = cluster_gpus() if options.gpus is None else options.gpus
-    config = old or _new_config(options, gpus, corpus, uri)
+    on_cpu = old is not None and old.device == "cpu"
+    gpus = (0 if on_cpu else cluster_gpus()) if options.gpus is None else options.gpus
+    config = old or _new_config(options, gpus, corpus, uri, database)
     config = replace(config, trials=options.trials or config.trials)
     check_fits(config.training, corpus)
     slots = share_out(gpus, options.trials_per_gpu, config.trials)
-    if database is not None:
-        open_database(database)
-    estimate = try_out(slots, config.training, corpus.path)
-    client = connect(uri)
+    on_cuda = PRESETS[config.preset].on_cuda if old is None else {}
+    estimate = try_out(slots, config.training, on_cuda, corpus.path)
+    if old is not None and estimate.device != old.device:
+        raise UserError(f"study {old.name} trains on {old.device}, and here is {estimate.device} only: see --gpus")
     if old is None:
-        if client.get_experiment_by_name(config.name) is not None:
-            raise _in_use(config.name, f"an MLflow experiment at {redacted(uri)}")
-        machine = dict(PRESETS[config.preset].on_cuda) if estimate.device == "cuda" else {}
-        config = replace(config, training=replace(config.training, threads=slots.threads, **machine))
+        _check_unused(options, config.name)
+        machine = dict(on_cuda) if estimate.device == "cuda" else {}
+        training = replace(config.training, threads=slots.threads, **machine)
+        config = replace(config, training=training, device=estimate.device)
+    if database is not None and old is None and config.name in optuna.get_all_study_names(open_database(database)):
+        raise _in_use(config.name, f"an Optuna study in {redacted(database)}")
+    client = connect(uri)
+    if old is None and client.get_experiment_by_name(config.name) is not None:
+        raise _in_use(config.name, f"an MLflow experiment at {redacted(uri)}")
     return Plan(
         config=config,
         folder=StudyFolder(Path(options.storage), config.name),
@@ -89,30 +102,40 @@ def _old_config(options: SearchOptions, given: Mapping[str, Any]) -> StudyConfig
     assert options.name is not None  # SearchOptions checks it
     old = StudyFolder(Path(options.storage), options.name).read_config()
     is_now = asdict(options) | {"corpus": corpus_id(options.corpus)}
+    is_now["optuna_storage"] = absolute(options.optuna_storage or "")
     was = asdict(old) | {"corpus": old.training.corpus, "steps": old.training.steps}
     for name in given:
-        if name not in MACHINE_FIELDS and is_now[name] != was[name]:
-            raise UserError(f"{flag(name)} {is_now[name]} contradicts the study, which has {was[name]}: leave it out")
-    for name in ("tracking_uri", "optuna_storage"):
-        if getattr(options, name) is None and was[name] == HIDDEN:
-            raise UserError(f"the {flag(name)} of the study held a password, which is not kept: give it again")
+        if name not in MACHINE_FIELDS and HIDDEN != was[name] != is_now[name]:
+            raise UserError(
+                f"{flag(name)} {redacted(str(is_now[name]))} contradicts the study, which has {was[name]}: leave it out"
+            )
+    if old.tracking_uri == HIDDEN and not (options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")):
+        raise UserError("the tracking URI of the study held a password, which is not kept: set MLFLOW_TRACKING_URI")
+    if old.optuna_storage == HIDDEN and not options.optuna_storage:
+        raise UserError("the --optuna-storage of the study held a password, which is not kept: give it again")
     return old
 
 
-def _check_unused(options: SearchOptions) -> None:
-    if options.name is not None:
-        folder = StudyFolder(Path(options.storage), options.name)
-        if folder.path.exists():
-            raise _in_use(options.name, f"the folder {folder.path}")
+def _unless_hidden(uri: str | None) -> str | None:
+    return None if uri == HIDDEN else uri
 
 
-def _is_finished(old: StudyConfig, options: SearchOptions, database: str | None) -> bool:
+def _check_unused(options: SearchOptions, name: str) -> None:
+    folder = StudyFolder(Path(options.storage), name)
+    if folder.path.exists():
+        raise _in_use(name, f"the folder {folder.path}")
+    existing = next(parent for parent in folder.path.parents if parent.exists())
+    if not os.access(existing, os.W_OK):
+        raise UserError(f"--storage {options.storage} cannot be written ({existing}): give a folder that can")
+
+
+def _is_settled(old: StudyConfig, options: SearchOptions, database: str | None) -> bool:
     folder = StudyFolder(Path(options.storage), old.name)
     study = open_optuna_study(open_storage(database, folder.journal), old.name, old.sampler, old.seed)
-    return len(finished(study)) >= (options.trials or old.trials)
+    return len(finished(study)) >= (options.trials or old.trials) and is_settled(folder.spool)
 
 
-def _new_config(options: SearchOptions, gpus: int, corpus: Corpus, uri: str) -> StudyConfig:
+def _new_config(options: SearchOptions, gpus: int, corpus: Corpus, uri: str, database: str | None) -> StudyConfig:
     name = options.preset or ("shakespeare_char" if gpus else "laptop")
     training = _training(options, name)
     interval = training.eval_interval  # ASHA looks at evaluations
@@ -128,7 +151,8 @@ def _new_config(options: SearchOptions, gpus: int, corpus: Corpus, uri: str) -> 
         grace_steps=min(grace, training.steps),
         corpus_sha256=corpus.sha256,
         tracking_uri=kept(uri),
-        optuna_storage=kept(options.optuna_storage),
+        optuna_storage=kept(database),
+        device="cpu",  # until it is tried out
         training=training,
     )
 

@@ -33,7 +33,7 @@ class Recorder:
     def trial_progressed(self, number: int, result: Mapping[str, Any]) -> None:
         """Logs an evaluation, and once where the trial runs."""
         self._display.trial_progressed(number, result)
-        self._writer.log(number, result["step"], {name: result[name] for name in METRICS})
+        self._writer.log(number, result["step"], {name: result[name] for name in METRICS}, result["time_ms"])
         if number not in self._placed:
             self._placed.add(number)
             self._writer.tag(number, {"node": result["node"], "gpu_ids": result["gpu_ids"]})
@@ -43,8 +43,7 @@ class Recorder:
         self.running.discard(number)
         self._display.trial_ended(number, outcome, reason)
         folder = self._folder.trial(number)
-        if folder.weights.exists():
-            self._writer.artifacts(number, [folder.weights, folder.config], CHECKPOINT)
+        self._upload_checkpoint(number)
         if traceback is not None:
             folder.path.mkdir(parents=True, exist_ok=True)
             path = folder.path / "traceback.txt"
@@ -52,6 +51,17 @@ class Recorder:
             self._writer.artifacts(number, [path])
         self._writer.end_trial(number, outcome, reason)
         folder.finish()
+
+    def trial_broken_off(self, number: int) -> None:
+        """Closes the run of a trial that has no end yet, and that a resumed study goes on with."""
+        self.running.discard(number)
+        self._upload_checkpoint(number)
+        self._writer.end_trial(number, Outcome.STOPPED_EARLY, "the study was stopped")
+
+    def _upload_checkpoint(self, number: int) -> None:
+        folder = self._folder.trial(number)
+        if folder.weights.exists():
+            self._writer.artifacts(number, [folder.weights, folder.config], CHECKPOINT)
 
 
 def flat(d: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from study.layout import StudyFolder
 from study.plan import Plan
 from study.provenance import facts
 from study.rows import write_parquet
+from study.runner import Stop
 from study.schedule_file import read_schedule_file
 from study.searcher import REASON, SCHEDULE, STATES, finished
 from study.tracking.names import CHECKPOINT, Outcome
@@ -24,32 +25,34 @@ from study.uris import redacted
 from study.winner import winning_file, write_sample
 
 SEND_SECONDS = 60.0
+SEND_SECONDS_INTERRUPTED = 2.0
 
 
-def finish(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Console, *, interrupted: bool) -> int:
+def finish(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Console, stop: Stop) -> int:
     """Writes a study's results into its folder and MLflow, and prints them; returns the exit status."""
     config, folder = plan.config, plan.folder
+    patience = SEND_SECONDS_INTERRUPTED if stop.interrupted else SEND_SECONDS
     trials = finished(study)
     completed = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     write_parquet(table(folder, study), folder.table)
     writer.artifacts(PARENT_RUN, [folder.config, folder.table])
     if completed:
         winner = min(completed, key=lambda trial: (trial.value, trial.number))
-        writer.flush(SEND_SECONDS)  # the file is to name the winner's run
+        writer.flush(patience)  # the file is to name the winner's run
         sample = _write_winner(plan, winner, writer)
-        writer.log(PARENT_RUN, len(trials), {"best_val_loss": winner.value or 0.0})
+        writer.log(PARENT_RUN, len(trials), {"best_val_loss": _value(winner)})
         writer.artifacts(PARENT_RUN, [folder.best_schedule])
         writer.artifacts(winner.number, [folder.trial(winner.number).sample], CHECKPOINT)
     whole = len(trials) >= config.trials
-    writer.end_study("KILLED" if interrupted else "FINISHED" if completed else "FAILED")
-    sent = writer.close(SEND_SECONDS)
+    writer.end_study("KILLED" if stop.interrupted else "FINISHED" if completed else "FAILED")
+    sent = writer.close(patience)
 
     if not sent:
         console.print("MLflow does not answer: what it lacks is kept, and sent by --resume", style="yellow")
     if completed:
         best_trials(
             [
-                (trial.value or 0.0, trial.number, describe(trial.user_attrs[SCHEDULE]), _best_step(folder, trial))
+                (_value(trial), trial.number, describe(trial.user_attrs[SCHEDULE]), _best_step(folder, trial))
                 for trial in completed
             ],
             console,
@@ -64,12 +67,12 @@ def finish(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Consol
         if folder.path.parent != Path("studies").absolute():
             resume += f" --storage {shlex.quote(_relative(folder.path.parent))}"
         _say(console, f"{len(trials)} of {config.trials} trials have ended. To go on: {resume}")
-    if interrupted:
+    if stop.interrupted:
         return 130
     if completed:
         return 0
     reason = next((trial.user_attrs[REASON] for trial in trials if REASON in trial.user_attrs), "the time was over")
-    print(f"error: no trial of study {config.name} was completed: {reason}", file=sys.stderr)
+    print(f"error: no trial of study {config.name} was completed: {reason.splitlines()[0]}", file=sys.stderr)
     return 1
 
 
@@ -99,6 +102,11 @@ def _write_winner(plan: Plan, winner: FrozenTrial, writer: StudyWriter) -> str:
     return write_sample(run, plan.corpus)
 
 
+def _value(completed: FrozenTrial) -> float:
+    assert completed.value is not None  # Optuna refuses to complete a trial without
+    return completed.value
+
+
 def _best_step(folder: StudyFolder, trial: FrozenTrial) -> int:
     return int(min(folder.trial(trial.number).rows(), key=lambda row: row["val_loss"])["step"])
 
@@ -112,7 +120,8 @@ def _ui(uri: str, experiment_id: str) -> str:
         return redacted(uri).rstrip("/") + view_path(experiment_id)
     mlflow = "mlflow" if shutil.which("mlflow") else f"{_relative(Path(sys.executable))} -m mlflow"
     bare = uri == f"sqlite:///{Path('mlflow.db').absolute()}"
-    store = "" if bare else f" --backend-store-uri {shlex.quote(uri)}"
+    named = shlex.quote(uri) if redacted(uri) == uri else '"$MLFLOW_TRACKING_URI"'  # it holds a password
+    store = "" if bare else f" --backend-store-uri {named}"
     return f"{mlflow} ui{store}\n                 then open http://127.0.0.1:5000{view_path(experiment_id)}"
 
 

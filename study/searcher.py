@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 from search_spaces import KNOWN_GOOD, SPACES
 from study.errors import UserError
 from study.tracking.names import Outcome
-from study.uris import redacted
+from study.uris import redacted, sqlite_path
 
 METRIC = "best_val_loss"
 """What Optuna minimises and ASHA compares, at equal steps."""
@@ -53,8 +53,17 @@ def open_database(url: str) -> optuna.storages.BaseStorage:
     try:
         return optuna.storages.RDBStorage(url)
     except Exception as error:  # whatever the database's driver raises, it is the URL that does not work
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].replace(url, "it")[:200]
+        reason = redacted((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
         raise UserError(f"--optuna-storage {redacted(url)} cannot be used ({reason}): give a database URL") from None
+
+
+def check_database(url: str) -> None:
+    """Looks whether an Optuna database can be used, without creating an SQLite file. Raises UserError."""
+    path = sqlite_path(url)
+    if path is None or path.exists():
+        open_database(url)
+    elif not path.parent.is_dir():
+        raise UserError(f"--optuna-storage {url} cannot be used: there is no folder {path.parent}")
 
 
 def open_optuna_study(storage: optuna.storages.BaseStorage, name: str, sampler: str, seed: int) -> optuna.Study:
@@ -81,15 +90,13 @@ def ask_known_good_first(study: optuna.Study, space: str) -> None:
 class StudySearcher(Searcher):
     """Gives Tune the trials that an Optuna study asks for, and tells the study how each went.
 
-    Trials found unfinished are given first, as they are. Nothing of it lives in Ray's files.
+    Trials found unfinished are given first, as they are. Trials that are neither completed, nor stopped by the
+    scheduler, nor failed, when Tune ends, stay unfinished, for --resume. Nothing of it lives in Ray's files.
     """
 
-    def __init__(
-        self, study: optuna.Study, space: str, steps: int, listener: Listener, interrupted: Callable[[], bool]
-    ) -> None:
+    def __init__(self, study: optuna.Study, space: str, steps: int, listener: Listener) -> None:
         super().__init__(metric=METRIC, mode="min")
         self._study, self._space, self._steps, self._listener = study, space, steps, listener
-        self._interrupted = interrupted
         self._unfinished = iter(unfinished(study))
         self._numbers: dict[str, int] = {}  # by Tune's trial id
         self._trials: dict[int, optuna.Trial] = {}
@@ -98,11 +105,11 @@ class StudySearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """Returns the config of the next trial."""
         known = next(self._unfinished, None)
-        if known is not None:
-            trial = optuna.Trial(self._study, known._trial_id)
-            schedule = known.user_attrs[SCHEDULE]
-        else:
-            trial = self._study.ask()
+        trial = self._study.ask() if known is None else optuna.Trial(self._study, known._trial_id)
+        if known is not None and (past := known.intermediate_values):
+            self._last[trial.number] = {"step": max(past), METRIC: past[max(past)]}
+        schedule = trial.user_attrs.get(SCHEDULE)
+        if schedule is None:  # a new trial, or one whose driver died before it kept this: it gets the same parameters
             schedule = SPACES[self._space](trial)
             trial.set_user_attr(SCHEDULE, schedule)
         number = trial.number
@@ -112,32 +119,37 @@ class StudySearcher(Searcher):
         return {"number": number, "schedule": schedule, "protected": known_good is not None}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Takes an evaluation; one that was seen before, after a worker's death, is passed over."""
+        """Takes an evaluation.
+
+        After a restart the last one comes again. The listener hears of it again too: it may have died before it passed
+        it on. Earlier ones, of a worker that went back to an older checkpoint, are passed over.
+        """
         number = self._numbers[trial_id]
         last = self._last.get(number, {})
         if "failed" in result:
             self._last[number] = {**last, **{key: result[key] for key in ("failed", "traceback") if key in result}}
-        elif result["step"] > last.get("step", -1):
+        elif result["step"] >= last.get("step", -1):
+            if result["step"] > last.get("step", -1):
+                self._trials[number].report(result[METRIC], result["step"])
             self._last[number] = result
-            self._trials[number].report(result[METRIC], result["step"])
             self._listener.trial_progressed(number, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tells Optuna how a trial ended: completed, stopped early at the step it reached, or failed."""
         if result is not None and ("failed" in result or "step" in result):
-            self.on_trial_result(trial_id, result)  # the one at which it was stopped comes only here
-        number = self._numbers.pop(trial_id, None)
-        if number is not None:
-            last = self._last.get(number, {})
-            if error:
-                self._end(number, Outcome.FAILED, "its worker died, again and again")
-            elif "failed" in last:
-                self._end(number, Outcome.FAILED, last["failed"], last.get("traceback"))
-            elif last.get("step") == self._steps:
-                self._end(number, Outcome.COMPLETED)
-            elif "step" in last and not self._interrupted():
-                self._end(number, Outcome.STOPPED_EARLY)
-            # else it has no end yet: --resume goes on with it
+            last = self._last.get(self._numbers[trial_id], {})
+            if result.get("step") != last.get("step") or "failed" in result:
+                self.on_trial_result(trial_id, result)  # the one at which it was stopped comes only here
+        number = self._numbers.pop(trial_id)
+        last = self._last.get(number, {})
+        if error:
+            self._end(number, Outcome.FAILED, "its worker died, again and again")
+        elif "failed" in last:
+            self._end(number, Outcome.FAILED, last["failed"], last.get("traceback"))
+        elif last.get("step") == self._steps:
+            self._end(number, Outcome.COMPLETED)
+        else:
+            self._end(number, Outcome.STOPPED_EARLY)
 
     def save(self, checkpoint_path: str) -> None:
         """Saves nothing: the Optuna study is the truth."""
@@ -158,11 +170,7 @@ class StudySearcher(Searcher):
 
 def unfinished(study: optuna.Study) -> list[FrozenTrial]:
     """Returns the trials that were begun and have no end: those that a resumed study goes on with."""
-    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    for trial in running:
-        if SCHEDULE not in trial.user_attrs:  # the driver died between asking and keeping what it was told
-            study.tell(trial.number, state=TrialState.FAIL)
-    return [trial for trial in running if SCHEDULE in trial.user_attrs]
+    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:

@@ -75,6 +75,7 @@ def _train(trainer: Trainer, folder: RunFolder | None) -> None:
                 flush=True,
             )
     if folder is not None:
+        folder.finish()
         print(f"weights, config.yaml and metrics.jsonl are in {folder.path}")
 
 

@@ -33,7 +33,8 @@ class Progress:
         val_loss: nats per token over fixed windows of the validation split, dropout off.
         best_val_loss: the lowest so far, and `best_step` when it was.
         tokens_per_second: of the training since the last evaluation; 0 at step 0.
-        train_seconds: of training so far, without evaluation, summed over restarts.
+        train_seconds: of training so far, without evaluation and compilation, summed over restarts.
+        time_ms: when, in milliseconds since the epoch; the same again when it is repeated after a restart.
     """
 
     step: int
@@ -46,6 +47,7 @@ class Progress:
     learning_rate: float
     tokens_per_second: float
     train_seconds: float
+    time_ms: int
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as a plain dict."""
@@ -60,8 +62,8 @@ class Trainer:
         self.config, self.device = config, torch.device(device)
         self.schedule = from_dict(schedule.to_dict())  # with a state of its own
         torch.set_num_threads(config.threads)
-        if self.device.type == "cuda":
-            torch.backends.cuda.matmul.fp32_precision = "tf32" if config.tf32 else "ieee"
+        if self.device.type == "cuda":  # on a CPU the same setting would allow other products
+            torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
         torch.manual_seed(config.seed)
         self.data_generator = torch.Generator().manual_seed(config.seed)
         self.model = GPT(gpt_config(config, len(corpus.vocab))).to(self.device)
@@ -94,6 +96,8 @@ class Trainer:
 
         `on_step` is called with the number of steps done after each. Raises DivergenceError.
         """
+        if self.config.compile:
+            self._compile()
         if not self.history:
             yield self._evaluate(self._first_loss())
         while self.step < self.config.steps:
@@ -175,6 +179,20 @@ class Trainer:
         sequences = self._train_tokens[positions.to(self.device, non_blocking=True)].long()
         return sequences[:, :-1].contiguous(), sequences[:, 1:].contiguous()
 
+    def _compile(self) -> None:
+        """Compiles all graphs, with dropout and without, and leaves every generator and gradient as it was."""
+        data_state = self.data_generator.get_state()
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            for rate in (0.1, 0.0):
+                set_dropout_rate(self.model, rate)
+                with self._autocast():
+                    _, loss = self.forward(*self._batch())
+                loss.backward()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.data_generator.set_state(data_state)
+        self.validate()
+
     def _first_loss(self) -> float:
         """Returns the loss of the first batch with dropout on, and leaves every generator as it was."""
         data_state = self.data_generator.get_state()
@@ -208,6 +226,7 @@ class Trainer:
             learning_rate=learning_rate(self.config, self.step),
             tokens_per_second=tokens_per_second,
             train_seconds=self.train_seconds,
+            time_ms=int(time.time() * 1000),
         )
         self.history.append(record)
         return record

@@ -1,5 +1,6 @@
 """The only adapter between the training loop and Ray Tune: one trial, as a Tune function."""
 
+import gc
 import os
 import platform
 import traceback
@@ -48,6 +49,7 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
     """
     where = {"node": platform.node(), "gpu_ids": ",".join(map(str, ray.get_gpu_ids())), "pid": os.getpid()}
     folder = StudyFolder(job.storage, job.study).trial(config["number"])
+    trainer = None
     try:
         trainer = Trainer(job.training, from_dict(config["schedule"]), open_corpus(job.corpus), job.device)
         for progress in folder.run(trainer, Labels(study=job.study, trial=config["number"])):
@@ -56,5 +58,11 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
         tune.report({"failed": f"diverged: {error}"})
     except (MemoryError, torch.OutOfMemoryError) as error:
         tune.report({"failed": f"out of memory: {error}", "traceback": traceback.format_exc()})
+    except torch.AcceleratorError:
+        raise  # the device is of no more use to this process: Tune is to start another
     except Exception as error:  # any error of the training is this trial's failure, and the study goes on
         tune.report({"failed": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()})
+    finally:
+        del trainer  # the next trial of this worker, and the neighbours on its GPU, want the memory
+        gc.collect()
+        torch.cuda.empty_cache()

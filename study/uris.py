@@ -1,8 +1,18 @@
 """URIs may hold a user and a password: what of them may be shown and kept."""
 
-from urllib.parse import urlsplit, urlunsplit
+import re
+from pathlib import Path
 
 HIDDEN = "hidden: it holds a password"
+
+# What stands between "//" and the last "@" before the path or, should a password hold a "/", before the next blank.
+_USER = re.compile(r"(?<=//)[^\s@]*@(?:[^\s/@]*@)*")
+_SECRET = re.compile(r"(?i)((?:password|passwd|secret|token|access_key)[^=&\s]*=)[^&\s]+")
+
+
+def redacted(text: str) -> str:
+    """Returns a URI, or a text with URIs in it, without the users and passwords that they carry."""
+    return _SECRET.sub(r"\1***", _USER.sub("***@", text))
 
 
 def kept(uri: str | None) -> str | None:
@@ -10,9 +20,12 @@ def kept(uri: str | None) -> str | None:
     return HIDDEN if uri is not None and redacted(uri) != uri else uri
 
 
-def redacted(uri: str) -> str:
-    """Returns a URI without the user and password that it may carry."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc=f"***@{parts.netloc.rpartition('@')[2]}"))
+def absolute(uri: str) -> str:
+    """Returns a URI that means the same from every folder: a relative SQLite file becomes an absolute one."""
+    path = sqlite_path(uri)
+    return uri if path is None else f"sqlite:///{path.absolute()}"
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """Returns the database file of an SQLite URI, or None for any other."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from model.dropout import LEVELS, set_dropout_rate
 from model.generate import generate
-from model.gpt import GPT, IGNORED, GPTConfig, LayerCache
+from model.gpt import GPT, IGNORED, Cache, GPTConfig
 
 TINY = GPTConfig(vocab_size=13, block_size=8, n_layer=2, n_head=2, n_embd=16)
 BABY = GPTConfig(vocab_size=65, block_size=256, n_layer=6, n_head=6, n_embd=384)
@@ -197,8 +197,9 @@ def test_sampling_with_a_cache_is_the_same(gpt: GPT, length: int) -> None:
 
 def test_logits_with_a_cache_are_those_without(gpt: GPT) -> None:
     x = tokens()
-    past = [LayerCache() for _ in gpt.blocks]
-    parts = [gpt(part, past=past)[0] for part in (x[:, :3], *x[:, 3:].split(1, dim=1))]
+    cache = Cache(gpt, batch_size=3)
+    with torch.no_grad():
+        parts = [gpt(part, cache=cache)[0] for part in (x[:, :3], *x[:, 3:].split(1, dim=1))]
     torch.testing.assert_close(torch.cat(parts, dim=1), gpt(x)[0])
     with pytest.raises(ValueError, match="9 tokens do not fit"):
-        gpt(x[:, :1], past=past)
+        gpt(x[:, :1], cache=cache)

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Study, run, search
+from tests.conftest import Study, run
 
 pytestmark = pytest.mark.slow
 
 WITH_8_GPUS = """
 import sys
+import study.cluster  # sets what Ray reads
 import ray
 from study.errors import exit_status
 from study.search import main
@@ -20,11 +21,12 @@ sys.exit(exit_status(lambda: main(sys.argv[1:])))
 
 
 def at_once(study: Study) -> tuple[int, int]:
-    """Returns the most trials that ran at once, and the most of them on one GPU, from the runs' own times."""
+    """Returns the most trials that ran at once, and the most of them on one GPU, by their first and last evaluation."""
     events = []
     for trial in study.trials().values():
         gpu = trial.data.tags["gpu_ids"]
-        events += [(trial.info.end_time, 0, gpu), (trial.info.start_time, 1, gpu)]
+        times = [metric.timestamp for metric in study.client.get_metric_history(trial.info.run_id, "val_loss")]
+        events += [(max(times), 0, gpu), (min(times), 1, gpu)]
     running: Counter[str] = Counter()
     most, most_on_one = 0, 0
     for _, begins, gpu in sorted(events):
@@ -40,8 +42,17 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+def run_for(seconds: int, program: str, folder: Path, *more: str) -> Study:
+    """Runs a study of trials that do not end by themselves for some time: long enough for all workers to start."""
+    endless = ["--preset", "smoke", "--steps", "1000000", "--time-budget", str(seconds), "--name", "study"]
+    done = run([program, *endless, *more], folder)
+    assert done.returncode == 1, done.stderr
+    assert "the time was over" in done.stderr
+    return Study(folder, "study", done.stdout)
+
+
 def test_eight_gpus_run_eight_trials_each_on_its_own(program: str, tmp_path: Path) -> None:
-    study = search(tmp_path, "eight", "--gpus", "8", "--trials", "10", program=[program])
+    study = run_for(75, program, tmp_path, "--gpus", "8", "--trials", "10")
     assert at_once(study) == (8, 1)
     assert {trial.data.tags["gpu_ids"] for trial in study.trials().values()} == set("01234567")
     assert study.output.count("torch cannot use the GPUs") == 1
@@ -49,7 +60,7 @@ def test_eight_gpus_run_eight_trials_each_on_its_own(program: str, tmp_path: Pat
 
 
 def test_two_trials_share_a_gpu(program: str, tmp_path: Path) -> None:
-    study = search(tmp_path, "shared", "--gpus", "8", "--trials-per-gpu", "2", "--trials", "18", program=[program])
+    study = run_for(120, program, tmp_path, "--gpus", "8", "--trials-per-gpu", "2", "--trials", "20")
     assert at_once(study) == (16, 2)
 
 

@@ -14,7 +14,7 @@ from ray.tune.schedulers import TrialScheduler
 from model.schedules import from_dict
 from search_spaces import KNOWN_GOOD, SPACES
 from study.early_stopping import SparingASHA
-from study.searcher import StudySearcher, ask_known_good_first, finished, open_optuna_study, open_storage, unfinished
+from study.searcher import StudySearcher, ask_known_good_first, finished, open_optuna_study, open_storage
 from study.tracking.names import Outcome
 
 
@@ -40,11 +40,11 @@ def journal(tmp_path: Path) -> Path:
     return tmp_path / "optuna.journal"
 
 
-def make(journal: Path, space: str = "dynamic_dropout", interrupted: bool = False) -> tuple[StudySearcher, Notes]:
+def make(journal: Path, space: str = "dynamic_dropout") -> tuple[StudySearcher, Notes]:
     study = open_optuna_study(open_storage(None, journal), "study", "tpe", seed=1)
     ask_known_good_first(study, space)
     notes = Notes()
-    return StudySearcher(study, space, 100, notes, lambda: interrupted), notes
+    return StudySearcher(study, space, 100, notes), notes
 
 
 def states(journal: Path) -> list[TrialState]:
@@ -119,31 +119,39 @@ def test_an_evaluation_seen_before_is_passed_over(journal: Path) -> None:
     searcher.suggest("t0")
     for step in (0, 10, 20, 10, 20, 30):  # its worker died after step 20 and began again at 10
         searcher.on_trial_result("t0", result(step))
-    assert notes.steps[0] == [0, 10, 20, 30]
+    assert notes.steps[0] == [0, 10, 20, 20, 30]  # the last one twice, which changes nothing in MLflow
 
 
-def test_what_was_interrupted_is_asked_again_first_as_it_was(journal: Path) -> None:
-    first, _ = make(journal, interrupted=True)
+def test_what_was_broken_off_is_asked_again_first_as_it_was(journal: Path) -> None:
+    first, _ = make(journal)
     configs = [first.suggest(f"t{i}") for i in range(2)]
     first.on_trial_complete("t0", result(100))
-    first.on_trial_complete("t1", result(50))
+    first.on_trial_result("t1", result(50))  # and here its driver died
     assert states(journal)[:2] == [TrialState.COMPLETE, TrialState.RUNNING]
-    second, _ = make(journal)
+    second, notes = make(journal)
     assert second.suggest("u0") == configs[1]
     assert second.suggest("u1")["number"] == 2
+    second.on_trial_result("u0", result(50))  # it comes again: the listener may not have heard of it
+    assert notes.steps[1] == [50]
     second.on_trial_complete("u0", result(100))
     assert states(journal)[1] is TrialState.COMPLETE
 
 
-def test_a_trial_that_never_learned_its_schedule_failed(journal: Path) -> None:
+def test_a_trial_whose_driver_died_early_gets_the_same_parameters(journal: Path) -> None:
     study = open_optuna_study(open_storage(None, journal), "study", "tpe", seed=1)
+    ask_known_good_first(study, "dynamic_dropout")
     study.ask()
-    assert unfinished(study) == []
-    assert states(journal) == [TrialState.FAIL]
+    trial = study.ask()
+    trial.suggest_categorical("kind", ("constant", "linear", "exponential", "val_loss"))  # and here its driver died
+    searcher, _ = make(journal)
+    configs = [searcher.suggest(f"t{i}") for i in range(5)]
+    assert [c["number"] for c in configs] == [0, 1, 2, 3, 4]
+    assert configs[1]["schedule"] == {"kind": "constant", "rate": 0.2}
+    assert len(states(journal)) == 5
 
 
-def asha_stops(asha: SparingASHA, name: str, step: int, loss: float, protected: bool = False) -> bool:
-    trial: Any = SimpleNamespace(trial_id=name, config={"protected": protected})
+def asha_stops(asha: SparingASHA, name: str, step: int, loss: float, protected: bool = False, number: int = 99) -> bool:
+    trial: Any = SimpleNamespace(trial_id=name, config={"protected": protected, "number": number})
     if name not in asha._trial_info:
         asha.on_trial_add(SimpleNamespace(), trial)
     return bool(asha.on_trial_result(SimpleNamespace(), trial, result(step, loss)) == TrialScheduler.STOP)
@@ -168,3 +176,17 @@ def test_asha_remembers_earlier_trials(journal: Path) -> None:
     knowing.remember(study)
     assert not asha_stops(fresh, "bad", 20, 9.0)
     assert asha_stops(knowing, "bad", 20, 9.0)
+
+
+def test_asha_judges_a_resumed_trial_by_the_loss_that_it_had_at_its_rung(journal: Path) -> None:
+    searcher, _ = make(journal)
+    for i in range(2):
+        searcher.suggest(f"t{i}")
+    searcher.on_trial_result("t0", result(20, 2.0))
+    searcher.on_trial_complete("t0", result(100, 1.0))
+    searcher.on_trial_result("t1", result(20, 2.5))
+    searcher.on_trial_result("t1", result(40, 1.5))  # and here its driver died
+    asha = SparingASHA(100, 20)
+    asha.remember(open_optuna_study(open_storage(None, journal), "study", "tpe", seed=1))
+    assert not asha_stops(asha, "resumed", 40, 1.5, number=1)  # it passed rung 20 then, at 2.5
+    assert asha_stops(asha, "new", 20, 2.4), "the rung's better third is 2.17 and below, not 1.7"

@@ -48,9 +48,12 @@ def trainer(corpus: Corpus, schedule: dict[str, Any] = LINEAR, **changes: Any) -
     return Trainer(replace(CONFIG, **changes), from_dict(schedule), corpus)
 
 
+TIMES = ("tokens_per_second", "train_seconds", "time_ms")
+
+
 def numbers(records: list[Progress]) -> list[dict[str, Any]]:
     """Returns the records without the times, which no two runs share."""
-    return [{k: v for k, v in p.to_dict().items() if k not in ("tokens_per_second", "train_seconds")} for p in records]
+    return [{k: v for k, v in p.to_dict().items() if k not in TIMES} for p in records]
 
 
 def weights(run: Trainer) -> list[Tensor]:
@@ -230,6 +233,7 @@ def test_resumed_run_is_bit_identical(corpus: Corpus, tmp_path: Path, schedule: 
     best = RunFolder(tmp_path / "whole").load_best(corpus)
     assert same(list(folder.load_best(corpus).parameters()), list(best.parameters()))
     assert [row["val_loss"] for row in folder.rows()] == [p.val_loss for p in expected]
+    folder.finish()
     assert not folder.resume.exists()
 
 

@@ -113,7 +113,8 @@ def gpt2_step(shape: Shape, rate: float, device: str = "cpu") -> Step:
         vocab_size=c.vocab_size, n_positions=c.block_size, n_embd=c.n_embd, n_layer=c.n_layer, n_head=c.n_head,
         resid_pdrop=rate, embd_pdrop=rate, attn_pdrop=rate, use_cache=False, bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
-    model = GPT2LMHeadModel(config).to(device)
+    model: nn.Module = GPT2LMHeadModel(config)
+    model.to(device)
     return training_step(model, shape, device, lambda x, y: model(input_ids=x, labels=y).loss)
 
 

@@ -1,10 +1,11 @@
 """MLflow's client for a tracking URI, after a look at whether anything answers there."""
 
+import base64
 import logging
 import os
 from http.client import HTTPException
-from pathlib import Path
-from urllib.request import urlopen
+from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.request import Request, urlopen
 
 # MLflow reads these when it is imported, or waits minutes for a server that is down.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -17,30 +18,23 @@ import mlflow
 from mlflow import MlflowClient
 
 from study.errors import UserError
-from study.uris import redacted
+from study.uris import absolute, redacted, sqlite_path
 
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # a new store's list of migrations
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 Client = MlflowClient
 
-ANSWER_SECONDS = 5.0
+ANSWER_SECONDS = 3.0
 
 
 def tracking_uri(given: str | None) -> str:
     """Returns the URI given, or that of MLFLOW_TRACKING_URI, or MLflow's default in the working directory; absolute."""
-    uri = given or mlflow.get_tracking_uri()
-    path = sqlite_path(uri)
-    return uri if path is None else f"sqlite:///{path.absolute()}"
-
-
-def sqlite_path(uri: str) -> Path | None:
-    """Returns the database file of an embedded store, or None for a server."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    return absolute(given or mlflow.get_tracking_uri())
 
 
 def check(uri: str, *, create: bool) -> None:
-    """Looks whether a store can be used, without creating anything.
+    """Looks whether a store can be used, without creating an embedded one.
 
     Raises:
         UserError: if nothing answers there within seconds, or an embedded store does not exist and is not to be made.
@@ -53,7 +47,7 @@ def check(uri: str, *, create: bool) -> None:
             raise UserError(f"tracking URI {redacted(uri)}: there is no folder {path.parent}")
     elif uri.startswith(("http://", "https://")):
         try:
-            urlopen(uri.rstrip("/") + "/health", timeout=ANSWER_SECONDS).close()
+            urlopen(_health_request(uri), timeout=ANSWER_SECONDS).close()
         except (OSError, ValueError, HTTPException) as error:
             raise UserError(
                 f"no MLflow server answers at {redacted(uri)} ({redacted(str(error))}): "
@@ -68,5 +62,16 @@ def connect(uri: str) -> MlflowClient:
     try:
         return MlflowClient(tracking_uri=uri)
     except Exception as error:  # whatever the driver of the store raises, it is the URI that does not work
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = redacted((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
         raise UserError(f"tracking URI {redacted(uri)} cannot be used: {reason}") from None
+
+
+def _health_request(uri: str) -> Request:
+    """Returns a request for a server's health page, with the URI's user and password where they belong."""
+    parts = urlsplit(uri)
+    host = parts.netloc.rpartition("@")[2]
+    request = Request(urlunsplit((parts.scheme, host, parts.path.rstrip("/") + "/health", "", "")))
+    if parts.username is not None:
+        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        request.add_header("Authorization", "Basic " + base64.b64encode(user.encode()).decode())
+    return request

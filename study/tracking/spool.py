@@ -64,3 +64,12 @@ class Spool:
         """Closes the file; what is not sent stays in it."""
         with self._changed:
             self._file.close()
+
+
+def last_sent(path: Path) -> Event | None:
+    """Returns the last event of a spool if all of it was sent, else None."""
+    sent = path.with_suffix(".sent")
+    if not path.exists() or not sent.exists() or int(sent.read_text()) != path.stat().st_size:
+        return None
+    event: Event = json.loads(path.read_bytes().splitlines()[-1])
+    return event

@@ -4,7 +4,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from mlflow.exceptions import MlflowException
 from study.tracking import view
 from study.tracking.names import NOTE, OUTCOME, PARENT, REASON, ROLE, RUN_NAME, STATUS, TRIAL, Outcome, Role
 from study.tracking.reader import search_runs
-from study.tracking.spool import Event, Spool
+from study.tracking.spool import Event, Spool, last_sent
+from study.uris import redacted
 
 log = logging.getLogger(__name__)
 BATCH = 200
@@ -28,13 +29,14 @@ PARENT_RUN = -1
 class StudyWriter:
     """Writes a study into its MLflow experiment: one parent run, one child run a trial.
 
-    Every method returns at once and raises nothing of MLflow's; events carry the time of their making, so that sending
-    one twice changes nothing. `runs` maps a trial's number to its run id, as far as known.
+    Every method returns at once, and raises nothing but the OSError of a full disk. Events carry the time of their
+    making, so that sending one twice changes nothing. `runs` maps a trial's number to its run id, as far as known.
     """
 
     def __init__(self, client: MlflowClient, experiment: str, spool: Path) -> None:
         self._client, self._experiment = client, experiment
         self._spool = Spool(spool)
+        self._root = spool.parent
         self.runs: dict[int, str] = {}
         self.experiment_id: str | None = None
         self._stop = threading.Event()
@@ -50,17 +52,18 @@ class StudyWriter:
         """Opens a trial's run, anew or again."""
         self._put(number, "start", name=name, role=Role.TRIAL, params=params, tags={**tags, TRIAL: str(number)})
 
-    def log(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
-        """Logs metrics at a training step."""
-        self._put(number, "metrics", step=step, metrics=metrics)
+    def log(self, number: int, step: int, metrics: Mapping[str, float], time_ms: int | None = None) -> None:
+        """Logs metrics at a training step; again with the same time changes nothing."""
+        self._put(number, "metrics", time_ms, step=step, metrics=metrics)
 
     def tag(self, number: int, tags: Mapping[str, str]) -> None:
         """Sets tags of a trial's run."""
         self._put(number, "tags", tags=tags)
 
     def artifacts(self, number: int, files: Sequence[Path], folder: str | None = None) -> None:
-        """Uploads files as they are when they are sent."""
-        self._put(number, "artifacts", files=[str(file) for file in files], folder=folder)
+        """Uploads files, which lie beside the spool or below it, as they are when they are sent."""
+        names = [str(file.relative_to(self._root)) for file in files]  # the study's folder may be moved
+        self._put(number, "artifacts", files=names, folder=folder)
 
     def end_trial(self, number: int, outcome: Outcome, reason: str | None = None) -> None:
         """Closes a trial's run with its outcome."""
@@ -83,29 +86,36 @@ class StudyWriter:
         self._spool.close()
         return done
 
-    def _put(self, number: int, what: str, **details: Any) -> None:
-        self._spool.put({"what": what, "trial": number, "time_ms": int(time.time() * 1000), **details})
+    def _put(self, number: int, what: str, time_ms: int | None = None, **details: Any) -> None:
+        self._spool.put({"what": what, "trial": number, "time_ms": time_ms or int(time.time() * 1000), **details})
 
     def _send_all(self) -> None:
         while not self._stop.is_set():
             events = self._spool.take(BATCH, timeout=0.5)
-            for (what, _), same in groupby(events, key=lambda e: (e["what"] == "metrics", e["trial"])):
-                group = list(same)
-                if not self._sent(lambda: self._send_metrics(group) if what else self._send_each(group)):  # noqa: B023
+            # Metrics of one run go together; everything else alone, so that what MLflow refuses takes nothing with it.
+            for _, same in groupby(enumerate(events), key=_group):
+                group = [event for _, event in same]
+                if not self._sent(group):
                     break
                 self._spool.remove(len(group))
 
-    def _sent(self, send: Callable[[], None]) -> bool:
-        """Sends once; True if that is over with, False if it is to be tried again after a pause."""
+    def _sent(self, events: list[Event]) -> bool:
+        """Sends events once; True if that is over with, False if they are to be sent again after a pause."""
         try:
-            send()
+            if events[0]["what"] == "metrics":
+                self._send_metrics(events)
+            else:
+                self._send_one(events[0])
         except Exception as error:  # a server that is away, in whichever of its many ways: the events stay on disk
-            if isinstance(error, MlflowException) and error.error_code in _HOPELESS:
-                log.error("MLflow refused what it was sent, which is left out: %s", _line(error))
+            refused = isinstance(error, MlflowException) and error.error_code in _HOPELESS
+            if refused or isinstance(error, FileNotFoundError | KeyError):
+                what = f"{events[0]['what']} of trial {events[0]['trial']}"
+                log.warning("MLflow cannot take the %s, which is left out: %s", what, _line(error))
                 return True
             if not self._failing:
                 log.warning("MLflow does not answer; what it should have is kept on disk: %s", _line(error))
             self._failing = True
+            self.experiment_id = None  # what was sent may have arrived: the store is asked again which runs it has
             self._stop.wait(RETRY_SECONDS)
             return False
         if self._failing:
@@ -122,19 +132,18 @@ class StudyWriter:
         for first in range(0, len(metrics), 1000):  # MLflow's limit
             self._client.log_batch(self._run_id(events[0]["trial"]), metrics=metrics[first : first + 1000])
 
-    def _send_each(self, events: list[Event]) -> None:
-        for event in events:
-            if event["what"] == "start":
-                self._send_start(event)
-                continue
-            run_id = self._run_id(event["trial"])
-            if event["what"] == "artifacts":
-                for file in event["files"]:
-                    self._client.log_artifact(run_id, file, event["folder"])
-            else:
-                self._client.log_batch(run_id, tags=_tags(event["tags"]))
-            if event["what"] == "end":
-                self._client.set_terminated(run_id, event["status"], event["time_ms"])
+    def _send_one(self, event: Event) -> None:
+        if event["what"] == "start":
+            self._send_start(event)
+            return
+        run_id = self._run_id(event["trial"])
+        if event["what"] == "artifacts":
+            for file in event["files"]:
+                self._client.log_artifact(run_id, str(self._root / file), event["folder"])
+        else:
+            self._client.log_batch(run_id, tags=_tags(event["tags"]))
+        if event["what"] == "end":
+            self._client.set_terminated(run_id, event["status"], event["time_ms"])
 
     def _send_start(self, event: Event) -> None:
         number = event["trial"]
@@ -170,6 +179,11 @@ class StudyWriter:
         return self.runs
 
 
+def _group(numbered: tuple[int, Event]) -> tuple[str, int]:
+    i, event = numbered
+    return ("metrics", event["trial"]) if event["what"] == "metrics" else ("alone", i)
+
+
 _HOPELESS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST")
 
 
@@ -182,4 +196,10 @@ def _text(value: Any) -> str:
 
 
 def _line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    return redacted((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
+
+
+def is_settled(spool: Path) -> bool:
+    """Whether a study's last word, the end of its own run, has been said and sent."""
+    last = last_sent(spool)
+    return last is not None and last["what"] == "end" and last["trial"] == PARENT_RUN
