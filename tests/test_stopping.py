@@ -53,9 +53,8 @@ def test_interrupted_and_resumed_is_as_never_stopped(tmp_path: Path) -> None:
     check_whole(whole)
 
     (tmp_path / "stopped").mkdir()
-    status, output, seconds = interrupt(
-        [*SLOW, "--scheduler", "none", "--sampler", "random", "--name", "study"], tmp_path / "stopped"
-    )
+    arguments = ["--preset", "smoke", "--name", "study", *SLOW]
+    status, output, seconds = interrupt(arguments, tmp_path / "stopped")
     stopped = Study(tmp_path / "stopped", "study", output)
     assert status == 130, output
     assert seconds < 20, "ten on a machine that does nothing else"
