@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from study.plan import make_plan
     from study.session import run_session
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     with console.status("starting Ray and MLflow"):
         plan = make_plan(options, given)
     if plan is None:
