@@ -121,7 +121,7 @@ PRESETS: dict[str, Preset] = {
     "smoke": Preset(
         training=TrainingConfig(
             n_layer=1, n_head=2, n_embd=32, block_size=16, batch_size=8, steps=60, learning_rate=1e-2,
-            min_learning_rate=1e-3, warmup_steps=5, eval_interval=10, val_share=0.005,
+            min_learning_rate=1e-3, warmup_steps=5, eval_interval=10, val_share=0.002,
         ),
         on_cuda=MappingProxyType({}),
         trials=6,

@@ -130,15 +130,18 @@ def bench_sampling(say: Say, n: int = 256) -> Numbers:
     """Compares sampling with the key/value cache to sampling that reads the context again for each token."""
     torch.set_num_threads(1)
     gpt = GPT(SMALL.model).eval()
-    start = torch.zeros(1, 1, dtype=torch.long)
-    contestants = {
-        "with a cache": partial(generate, gpt, start, n),
-        "without": partial(generate, gpt, start, n, cached=False),
-    }
-    seconds = in_turn(contestants, rounds=7)
-    for name, times in seconds.items():
-        say(f"sampling {name}: {n / median(times):.0f} tokens per second")
-    return {"cached_sampling_speedup": ratio(seconds, "without", "with a cache")}
+    numbers: Numbers = {}
+    for batch_size in (1, SMALL.batch_size):
+        start = torch.zeros(batch_size, 1, dtype=torch.long)
+        contestants: dict[str, Step] = {
+            "with a cache": partial(generate, gpt, start, n),
+            "without": partial(generate, gpt, start, n, cached=False),
+        }
+        seconds = in_turn(contestants, rounds=7)
+        for name, times in seconds.items():
+            say(f"sampling {batch_size} at once {name}: {n * batch_size / median(times):.0f} tokens per second")
+        numbers[f"cached_sampling_speedup_{batch_size}"] = ratio(seconds, "without", "with a cache")
+    return numbers | {"cached_sampling_speedup": numbers[f"cached_sampling_speedup_{SMALL.batch_size}"]}
 
 
 def ms(seconds: list[float]) -> str:

@@ -19,7 +19,8 @@ from model.schedules import Schedule, from_dict
 from study.bench.contestants import PlainGPT
 from study.config import PRESETS, TrainingConfig
 from study.corpus import Corpus
-from study.training import Trainer, gpt_config, learning_rate, mean_loss
+from study.evaluation import mean_loss
+from study.training import Trainer, gpt_config, learning_rate
 
 TRIALS = 8
 PLAIN_EVALUATION_BATCHES = 200
