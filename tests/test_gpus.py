@@ -52,7 +52,7 @@ def run_for(seconds: int, program: str, folder: Path, *more: str) -> Study:
 
 
 def test_eight_gpus_run_eight_trials_each_on_its_own(program: str, tmp_path: Path) -> None:
-    study = run_for(75, program, tmp_path, "--gpus", "8", "--trials", "10")
+    study = run_for(90, program, tmp_path, "--gpus", "8", "--trials", "10")
     assert at_once(study) == (8, 1)
     assert {trial.data.tags["gpu_ids"] for trial in study.trials().values()} == set("01234567")
     assert study.output.count("torch cannot use the GPUs") == 1
@@ -60,7 +60,7 @@ def test_eight_gpus_run_eight_trials_each_on_its_own(program: str, tmp_path: Pat
 
 
 def test_two_trials_share_a_gpu(program: str, tmp_path: Path) -> None:
-    study = run_for(120, program, tmp_path, "--gpus", "8", "--trials-per-gpu", "2", "--trials", "20")
+    study = run_for(160, program, tmp_path, "--gpus", "8", "--trials-per-gpu", "2", "--trials", "20")
     assert at_once(study) == (16, 2)
 
 

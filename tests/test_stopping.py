@@ -75,7 +75,7 @@ def test_interrupted_and_resumed_is_as_never_stopped(tmp_path: Path) -> None:
 
 def test_time_budget_ends_in_good_order(tmp_path: Path) -> None:
     # Long enough for the first of many short trials, on a busy machine too, and too short for all of them.
-    arguments = ["--preset", "smoke", "--gpus", "0", "--trials", "500", "--name", "study", "--time-budget", "45"]
+    arguments = ["--preset", "smoke", "--gpus", "0", "--trials", "500", "--name", "study", "--time-budget", "60"]
     done = run(["-m", "study.search", *arguments], tmp_path)
     study = Study(tmp_path, "study", done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
