@@ -1,6 +1,5 @@
 """What Optuna is asked and told: the adapter between its study, which is the truth, and Ray Tune."""
 
-import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,8 +24,6 @@ STATES = {
 }
 SCHEDULE, KNOWN, REASON = "schedule", "known_good", "reason"
 """User attributes of an Optuna trial: its schedule's dict, what a known good one is called, why it failed."""
-
-log = logging.getLogger(__name__)
 
 
 class Listener(Protocol):

@@ -50,8 +50,9 @@ def run_session(plan: Plan, console: Console) -> int:
         except BaseException:  # the runs must not seem to go on
             for number in sorted(recorder.running):
                 recorder.trial_broken_off(number)
-            writer.end_study("FAILED")
-            writer.close(SEND_SECONDS_AFTER_ERROR)
+            if not writer.closed:  # else it is only the printing that failed
+                writer.end_study("FAILED")
+                writer.close(SEND_SECONDS_AFTER_ERROR)
             raise
 
 

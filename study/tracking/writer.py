@@ -41,6 +41,7 @@ class StudyWriter:
         self.experiment_id: str | None = None
         self._stop = threading.Event()
         self._failing = False
+        self.closed = False
         self._thread = threading.Thread(target=self._send_all, name="mlflow-writer", daemon=True)
         self._thread.start()
 
@@ -84,6 +85,7 @@ class StudyWriter:
         self._stop.set()
         self._thread.join(timeout=10)
         self._spool.close()
+        self.closed = True
         return done
 
     def _put(self, number: int, what: str, time_ms: int | None = None, **details: Any) -> None:
