@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -20,6 +21,8 @@ from study.schedule_file import ScheduleFile, read_schedule_file
 from study.training import Progress, Trainer, gpt_config
 
 log = logging.getLogger(__name__)
+CHECKPOINT_SHARE = 0.01
+"""Of the time, what writing checkpoints may take: a large model's state would stall a fast GPU at every evaluation."""
 KEPT_CHECKPOINTS = 2
 """Checkpoints to resume from: the newest, and the one before it, should the newest be damaged."""
 
@@ -42,9 +45,10 @@ class RunFolder:
     def run(self, trainer: Trainer, labels: Labels, on_step: Callable[[int], None] | None = None) -> Iterator[Progress]:
         """Trains in this folder, from its latest good checkpoint if it has one, and yields each evaluation.
 
-        An evaluation is on disk before it is yielded. After a resume the last one is yielded again, since the caller
-        may have died before it saw it; of a run that is complete, it is all that is. When the caller has seen the
-        last one, `finish` clears up.
+        An evaluation and the best weights are on disk before it is yielded; checkpoints are as frequent as their share
+        of the time allows, and there is one at the end. After a resume the checkpoint's evaluation is yielded again,
+        since the caller may have died before it saw it, and so are those after it; of a run that is complete, the last
+        one is all that is. When the caller has seen that, `finish` clears up.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         mine = ScheduleFile(schedule=trainer.schedule, training=trainer.config)
@@ -56,25 +60,34 @@ class RunFolder:
         elif (done := self.rows()) and done[-1]["outcome"] is not None:
             yield _progress(done)
             return
+        saved, seconds = time.perf_counter(), 0.0
         for progress in trainer.run(on_step):
             self.save(trainer, labels)
+            started = time.perf_counter()
+            if started - saved >= seconds / CHECKPOINT_SHARE or progress.step == trainer.config.steps:
+                self.checkpoint(trainer)
+                saved = time.perf_counter()
+                seconds = saved - started
             yield progress
 
     def save(self, trainer: Trainer, labels: Labels) -> None:
-        """Keeps the best weights, a checkpoint to resume from, and the evaluations so far."""
+        """Keeps the evaluations so far, and the weights if they are the best ones."""
         progress = trainer.history[-1]
         if progress.best_step == progress.step:
             with atomic_path(self.weights) as part:
                 save_model(trainer.model, str(part), metadata={"step": str(progress.step)})
+        with atomic_path(self.metrics) as part:
+            part.write_text("".join(json.dumps(row) + "\n" for row in rows(trainer, labels)), encoding="utf-8")
+
+    def checkpoint(self, trainer: Trainer) -> None:
+        """Keeps all that a continuation needs, right after an evaluation."""
         self.resume.mkdir(exist_ok=True)
-        checkpoint = self.resume / f"step-{progress.step:08d}"
+        checkpoint = self.resume / f"step-{trainer.step:08d}"
         part = Path(tempfile.mkdtemp(dir=self.resume, prefix=".part-"))
         torch.save(trainer.state_dict(), part / "state.pt")
         (part / "manifest.json").write_text(json.dumps({"state.pt": _sha256(part / "state.pt")}))
         shutil.rmtree(checkpoint, ignore_errors=True)  # of a continuation that was given up
         part.rename(checkpoint)
-        with atomic_path(self.metrics) as part:
-            part.write_text("".join(json.dumps(row) + "\n" for row in rows(trainer, labels)), encoding="utf-8")
         for old in self._checkpoints()[KEPT_CHECKPOINTS:]:
             shutil.rmtree(old)
 

@@ -204,6 +204,11 @@ def test_too_short_a_split_is_refused(corpus: Corpus, changes: dict[str, int], s
     list(trainer(corpus, **longer, steps=1).run())
 
 
+@pytest.fixture(autouse=True)
+def checkpoint_at_every_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("study.folder.CHECKPOINT_SHARE", math.inf)
+
+
 def run_in(folder: Path, run: Trainer, stop: int | None = None) -> list[Progress]:
     """Trains in a folder to the end, or until `stop` evaluations were yielded, as if the process was killed then."""
     records: list[Progress] = []
@@ -249,6 +254,19 @@ def test_run_killed_between_evaluations_goes_on_from_the_last_one(corpus: Corpus
         list(RunFolder(tmp_path / "killed").run(trainer(corpus, VAL_LOSS), Labels(), die))
     resumed = trainer(corpus, VAL_LOSS)
     assert numbers(run_in(tmp_path / "killed", resumed)) == numbers(expected[2:])
+    assert same(weights(resumed), weights(whole))
+
+
+def test_checkpoints_dearer_than_their_share_are_left_out(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = trainer(corpus, VAL_LOSS)
+    expected = run_in(tmp_path / "whole", whole)
+    monkeypatch.setattr("study.folder.CHECKPOINT_SHARE", 1e-9)
+    run_in(tmp_path / "stopped", trainer(corpus, VAL_LOSS), 4)
+    assert [checkpoint.name for checkpoint in RunFolder(tmp_path / "stopped").resume.iterdir()] == ["step-00000000"]
+    resumed = trainer(corpus, VAL_LOSS)
+    assert numbers(run_in(tmp_path / "stopped", resumed)) == numbers(expected)
     assert same(weights(resumed), weights(whole))
 
 
