@@ -135,7 +135,7 @@ PRESETS: dict[str, Preset] = {
         ),
         on_cuda=MappingProxyType({}),
         trials=16,
-        grace_share=0.4,
+        grace_share=0.5,
     ),
     # nanoGPT's train_shakespeare_char: the model that the dropout papers use.
     "shakespeare_char": Preset(

@@ -107,6 +107,15 @@ def test_masks_are_uncorrelated(rate: float) -> None:
     assert {where: c for where, c in lagged.items() if abs(c) > SIGMAS} == {}
 
 
+def test_first_entries_of_many_masks_are_uncorrelated() -> None:
+    torch.manual_seed(6)
+    dropout, p, n = site(0.3), round(0.3 * LEVELS) / LEVELS, 20_000
+    masks = torch.stack([kept(dropout, 16) for _ in range(n)]) - (1 - p)  # a generator's first words
+    covariance = masks.T @ masks / (n * p * (1 - p))
+    assert (covariance - torch.eye(16)).abs().max() < SIGMAS * math.sqrt(2 / n)
+    assert masks.mean(0).abs().max() < SIGMAS * math.sqrt(p * (1 - p) / n)
+
+
 def test_backward_uses_the_mask_of_forward() -> None:
     torch.manual_seed(5)
     x = torch.ones(1000, requires_grad=True)
