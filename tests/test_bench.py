@@ -1,6 +1,7 @@
 """The benchmark compares like with like; what it measures is for a quiet machine, not for a test."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,13 @@ import torch
 
 from model.dropout import set_dropout_rate
 from model.gpt import GPT, GPTConfig
+from model.schedules import Constant
 from study.bench.contestants import PlainGPT, Shape, products
-from study.bench.studies import gaps
+from study.bench.studies import gaps, train_plainly
 from study.bench.timing import in_turn, ratio
+from study.config import PRESETS
+from study.corpus import load_corpus
+from study.training import Trainer
 from tests.conftest import run
 
 SHAPE = Shape(GPTConfig(vocab_size=13, block_size=8, n_layer=2, n_head=2, n_embd=16), batch_size=3)
@@ -52,6 +57,14 @@ def test_ratio_pairs_the_rounds() -> None:
 def test_gaps_run_from_the_end_before_to_the_first_evaluation() -> None:
     two_slots = [(0.0, 1.0, 10.0), (0.0, 1.5, 12.0), (10.1, 10.5, 20.0), (12.0, 12.25, 30.0)]
     assert gaps(two_slots) == pytest.approx([0.5, 0.25])
+
+
+def test_plain_training_is_ours_written_plainly() -> None:
+    config = replace(PRESETS["smoke"].training, weight_decay=0.0)  # the script decays vectors too
+    corpus = load_corpus("shakespeare")
+    ours = [p.val_loss for p in Trainer(config, Constant(0.0), corpus).run()]
+    best, _ = train_plainly(config, Constant(0.0), corpus)
+    assert best == pytest.approx(min(ours), rel=1e-4)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from study import flags
-from study.bench.steps import bench_compilations, bench_evaluation, bench_sampling, bench_steps
+from study.bench.steps import bench_compilations, bench_evaluation, bench_sampling, bench_saving, bench_steps
 from study.corpus import load_corpus
 from study.errors import UserError, exit_status
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "compilations" in parts:
         numbers |= bench_compilations(say)
     if "evaluation" in parts:
-        numbers |= bench_evaluation(say, corpus)
+        numbers |= bench_evaluation(say, corpus) | bench_saving(say, corpus)
     if "sampling" in parts:
         numbers |= bench_sampling(say)
     if "studies" in parts:

@@ -1,9 +1,11 @@
 """What a training step costs, what a changing rate costs the compiler, evaluation, and sampling."""
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -18,6 +20,8 @@ from study.bench.contestants import PlainGPT, Shape, Step, gpt2_step, our_step, 
 from study.bench.timing import in_turn, ratio
 from study.config import PRESETS
 from study.corpus import Corpus
+from study.folder import RunFolder
+from study.rows import Labels
 from study.training import Trainer
 
 SMALL = Shape(GPTConfig(vocab_size=65, block_size=64, n_layer=4, n_head=4, n_embd=128), batch_size=12)
@@ -124,6 +128,32 @@ def bench_evaluation(say: Say, corpus: Corpus) -> Numbers:
         say(f"{name}: an evaluation takes {share:.4f} of the training between two")
         shares[name] = share
     return {"evaluation_share": max(shares.values())} | {f"evaluation_share_{k}": v for k, v in shares.items()}
+
+
+def bench_saving(say: Say, corpus: Corpus) -> Numbers:
+    """Measures what evaluations, best weights and checkpoints cost on their way to the disk, in a laptop run."""
+    trainer = Trainer(replace(PRESETS["laptop"].training, steps=300), Constant(0.2), corpus)
+    with tempfile.TemporaryDirectory() as path:
+        folder = _TimedFolder(Path(path))
+        seconds = [p.train_seconds for p in folder.run(trainer, Labels())][-1]
+    say(f"laptop: saving takes {folder.seconds / seconds:.4f} of the training")
+    return {"saving_share": folder.seconds / seconds}
+
+
+class _TimedFolder(RunFolder):
+    """A run's folder that sums the seconds of its writing."""
+
+    seconds = 0.0
+
+    def save(self, trainer: Trainer, labels: Labels) -> None:
+        started = time.perf_counter()
+        super().save(trainer, labels)
+        self.seconds += time.perf_counter() - started
+
+    def checkpoint(self, trainer: Trainer) -> None:
+        started = time.perf_counter()
+        super().checkpoint(trainer)
+        self.seconds += time.perf_counter() - started
 
 
 def bench_sampling(say: Say, n: int = 256) -> Numbers:

@@ -1,28 +1,27 @@
 """A whole study against the plain way of doing the same search, and what a trial costs beside its training."""
 
 import json
-import random
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 
 import pyarrow.parquet as pq
 import torch
 
-from model.gpt import GPT
 from model.schedules import Schedule, from_dict
 from study.bench.contestants import PlainGPT
 from study.config import PRESETS, TrainingConfig
 from study.corpus import Corpus
 from study.evaluation import mean_loss
-from study.training import Trainer, gpt_config, learning_rate
+from study.training import Trainer, learning_rate
 
 TRIALS = 8
+SEEDS = (101, 102, 103)
 PLAIN_EVALUATION_BATCHES = 200
 """Of train and of val each, as nanoGPT does."""
 
@@ -39,11 +38,14 @@ class StudyResult:
 
 
 def bench_studies(say: Callable[[str], None], corpus: Corpus, steps: int) -> dict[str, float]:
-    """Runs the laptop study, and the plain search over the same schedules; compares their times and results."""
+    """Runs the laptop study, and the plain search over the same schedules; compares their times and results.
+
+    Either's best loss is one seed's luck too, so both best schedules are trained again, over seeds of their own.
+    """
     ours = run_study(steps)
     say(f"study: {TRIALS} trials of {steps} steps in {ours.seconds:.0f} s, best {ours.best_val_loss:.4f}, {ours.best}")
     say(f"gap between two trials on a slot: median {median(ours.gaps):.2f} s, longest {max(ours.gaps):.2f} s")
-    config = TrainingConfig(**(vars(PRESETS["laptop"].training) | {"steps": steps, "threads": 2}))
+    config = replace(PRESETS["laptop"].training, steps=steps, threads=2)
     started = time.perf_counter()
     untimed, results = 0.0, []
     for schedule in ours.schedules:
@@ -52,15 +54,27 @@ def bench_studies(say: Callable[[str], None], corpus: Corpus, steps: int) -> dic
         results.append((loss, json.dumps(schedule)))
     plain_seconds = time.perf_counter() - started - untimed
     best_loss, best = min(results)
-    say(f"the plain search over the same in {plain_seconds:.0f} s, best {best_loss:.4f} ({best})")
+    say(f"the plain search over the same in {plain_seconds:.0f} s, best {best_loss:.4f}, {best}")
+    again = {name: over_seeds(schedule, config, corpus) for name, schedule in (("study", ours.best), ("plain", best))}
+    for name, losses in again.items():
+        say(f"best schedule of the {name} search over {len(SEEDS)} seeds: {mean(losses):.4f} +- {stdev(losses):.4f}")
     return {
         "study_vs_plain": ours.seconds / plain_seconds,
         "study_seconds": ours.seconds,
         "plain_search_seconds": plain_seconds,
         "study_best_val_loss": ours.best_val_loss,
         "plain_best_val_loss": best_loss,
+        "study_best_over_seeds": mean(again["study"]),
+        "plain_best_over_seeds": mean(again["plain"]),
+        "seed_sd": stdev(again["plain"]),
         "trial_gap_seconds": max(ours.gaps),
     }
+
+
+def over_seeds(schedule: str, config: TrainingConfig, corpus: Corpus) -> list[float]:
+    """Returns the best validation losses of a schedule, given as JSON, with our own training."""
+    trainers = (Trainer(replace(config, seed=seed), from_dict(json.loads(schedule)), corpus) for seed in SEEDS)
+    return [min(p.val_loss for p in trainer.run()) for trainer in trainers]
 
 
 def run_study(steps: int) -> StudyResult:
@@ -117,21 +131,25 @@ def gaps(times: list[tuple[float, float, float]]) -> list[float]:
 def train_plainly(config: TrainingConfig, schedule: Schedule, corpus: Corpus) -> tuple[float, float]:
     """Trains one trial as a 300-line script does: nn.Dropout, all cores, evaluation on random batches.
 
-    Returns the best loss on the study's own validation windows, and the seconds spent on finding that out, which the
-    script would not have spent.
+    It begins with our weights and takes our batches, so that no luck parts the two but that of the masks. Returns the
+    best loss on the study's own validation windows, and the seconds spent on finding that out, which the script would
+    not have spent.
     """
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    judge = Trainer(config, schedule, corpus)  # for its windows only
-    model = PlainGPT(gpt_config(config, len(corpus.vocab)), 0.0).load(GPT(gpt_config(config, len(corpus.vocab))))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(config.beta1, config.beta2))
+    judge = Trainer(config, schedule, corpus)  # for its windows and first weights only
+    model = PlainGPT(judge.model.config, 0.0).load(judge.model)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), betas=(config.beta1, config.beta2), weight_decay=config.weight_decay
+    )
+    generators = {name: torch.Generator().manual_seed(config.seed) for name in ("steps", "evaluation")}
     tokens = {name: torch.from_numpy(corpus.split(name).astype("int64")) for name in ("train", "val")}
-    tokens["train"] = tokens["train"][: config.train_chars]
+    tokens["train"] = tokens["train"][: config.train_chars or None]
     best, untimed = float("inf"), 0.0
 
-    def batch(split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(split: str, use: str) -> tuple[torch.Tensor, torch.Tensor]:
         data = tokens[split]
-        starts = random.choices(range(len(data) - config.block_size - 1), k=config.batch_size)
+        starts = torch.randint(len(data) - config.block_size, (config.batch_size,), generator=generators[use])
         x = torch.stack([data[i : i + config.block_size] for i in starts])
         return x, torch.stack([data[i + 1 : i + 1 + config.block_size] for i in starts])
 
@@ -139,7 +157,10 @@ def train_plainly(config: TrainingConfig, schedule: Schedule, corpus: Corpus) ->
         if step % config.eval_interval == 0:
             model.eval()
             with torch.no_grad():
-                losses = {s: [model(*batch(s)) for _ in range(PLAIN_EVALUATION_BATCHES)] for s in ("train", "val")}
+                losses = {
+                    split: [model(*batch(split, "evaluation")) for _ in range(PLAIN_EVALUATION_BATCHES)]
+                    for split in ("train", "val")
+                }
             model.train()
             schedule.observe(float(torch.stack(losses["val"]).mean()))
             started = time.perf_counter()
@@ -150,7 +171,7 @@ def train_plainly(config: TrainingConfig, schedule: Schedule, corpus: Corpus) ->
         model.set_rate(schedule.rate(min(1.0, step / config.steps)))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
-        loss = model(*batch("train"))
+        loss = model(*batch("train", "steps"))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
