@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -19,7 +19,7 @@ from safetensors.torch import load_model, save_model
 from model.gpt import GPT
 from study.corpus import PART, Corpus, atomic_path
 from study.errors import UserError
-from study.rows import SCHEMA, Labels, rows
+from study.rows import METRICS, SCHEMA, Labels, rows
 from study.schedule_file import ScheduleFile, read_schedule_file
 from study.training import Progress, Trainer, gpt_config
 
@@ -44,7 +44,6 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.sample = path / "sample.txt"
         self.resume = path / "resume"
-        self._first: dict[int, dict[str, Any]] = {}
 
     def run(self, trainer: Trainer, labels: Labels, on_step: Callable[[int], None] | None = None) -> Iterator[Progress]:
         """Trains in this folder, from its latest good checkpoint if it has one, and yields each evaluation.
@@ -73,8 +72,10 @@ class RunFolder:
             yield _progress(done)
             return
         saved, seconds = time.perf_counter(), 0.0
-        self._first = {row["step"]: row for row in self.rows()}
+        seen = {row["step"]: row for row in self.rows()}
         for progress in trainer.run(on_step):
+            if (first := seen.get(progress.step)) is not None:  # one made again stays as others may have seen it
+                progress = trainer.history[-1] = replace(progress, **{name: first[name] for name in METRICS})
             self.save(trainer, labels)
             started = time.perf_counter()
             if started - saved >= seconds / CHECKPOINT_SHARE or progress.step == trainer.config.steps:
@@ -84,17 +85,13 @@ class RunFolder:
             yield progress
 
     def save(self, trainer: Trainer, labels: Labels) -> None:
-        """Keeps the evaluations so far, and the weights if they are the best ones.
-
-        An evaluation that is made again after a restart stays as it was first: others have seen it.
-        """
+        """Keeps the evaluations so far, and the weights if they are the best ones."""
         progress = trainer.history[-1]
         if progress.best_step == progress.step:
             with atomic_path(self.weights) as part:
                 save_model(trainer.model, str(part), metadata={"step": str(progress.step)})
-        kept = [self._first.get(row["step"], row) | {"outcome": row["outcome"]} for row in rows(trainer, labels)]
         with atomic_path(self.metrics) as part:
-            part.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            part.write_text("".join(json.dumps(row) + "\n" for row in rows(trainer, labels)), encoding="utf-8")
 
     def checkpoint(self, trainer: Trainer) -> None:
         """Keeps all that a continuation needs, right after an evaluation."""

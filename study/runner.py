@@ -23,6 +23,7 @@ from study.trial import Job, run_trial
 WORKER_DEATHS = 3
 """A trial whose worker dies so often without a new checkpoint fails."""
 log = logging.getLogger(__name__)
+logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # "Trials did not complete": we say which, and why
 
 
 class Stop(tune.Stopper):
@@ -85,7 +86,8 @@ class Deaths(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Takes the last death."""
-        self._searcher.on_trial_error(trial.trial_id, trial.get_error() or "nothing is known of why it died")
+        known = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else "nothing is known of it"
+        self._searcher.on_trial_error(trial.trial_id, known)
 
 
 def run_trials(

@@ -128,4 +128,6 @@ class WarningsTo(logging.Handler):
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(f"{record.levelname.lower()}: {record.getMessage()}", style="yellow", markup=False)
+        self._console.print(
+            f"{record.levelname.lower()}: {record.getMessage()}", style="yellow", markup=False, soft_wrap=True
+        )
