@@ -30,10 +30,15 @@ for _name, _value in ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
 import ray  # noqa: E402
+from ray._private import ray_constants  # noqa: E402
 
 from study.config import TrainingConfig  # noqa: E402
 from study.corpus import open_corpus  # noqa: E402
 from study.errors import UserError  # noqa: E402
+
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Ray's switch, 0 for a Ray that listens on 127.0.0.1 alone, as it does by default where firewalls would ask."""
+TOKEN = Path.home() / ".ray" / "auth_token"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +75,8 @@ def start_ray(address: str | None) -> None:
     if ray.is_initialized():
         return
     address = address or os.environ.get("RAY_ADDRESS")
+    if not address:
+        _keep_to_loopback()
     old_umask = os.umask(0o077)  # Ray's token file is made now
     try:
         # Without an address a plain init would join any Ray that it finds a trace of, dead ones too.
@@ -89,6 +96,13 @@ def start_ray(address: str | None) -> None:
         raise UserError(f"no Ray cluster can be joined at {address} ({reason}): check --address") from None
     finally:
         os.umask(old_umask)
+        with contextlib.suppress(OSError):  # there is none, or it is another user's
+            TOKEN.chmod(0o600)  # an older one may have been made with Ray's own mode, for all to read
+
+
+def _keep_to_loopback() -> None:
+    if os.environ.setdefault(LOOPBACK, "0") == "0":  # Ray's processes read it when they start
+        ray_constants.ENABLE_RAY_CLUSTER = False  # as this one did before
 
 
 def cluster_gpus() -> int:

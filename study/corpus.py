@@ -19,6 +19,10 @@ SHAKESPEARE_CHAR_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/mast
 SHAKESPEARE_CHAR_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 
 
+PART = ".part-"
+"""How the names of folders begin that hold what is not finished; what a dead process left there is of no use."""
+
+
 @dataclass(frozen=True)
 class Corpus:
     """A tokenised text.
@@ -133,11 +137,17 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Gives a path to write to, which takes the place of `path` at the end, or leaves nothing if that fails."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as folder:
+def atomic_path(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """Gives a path to write to, which takes the place of `path` at the end, or leaves nothing if that fails.
+
+    A durable one is on the disk itself by then: a machine that loses its power has the old file or the new one.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART) as folder:
         part = Path(folder) / path.name
         yield part
+        if durable:
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
         part.replace(path)
 
 

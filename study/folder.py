@@ -1,22 +1,25 @@
 """One training run on disk: what resumes it, its best weights, its config and its evaluations."""
 
 import hashlib
+import io
 import json
 import logging
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from safetensors.torch import load_model, save_model
 
 from model.gpt import GPT
-from study.corpus import Corpus, atomic_path
-from study.rows import Labels, rows
+from study.corpus import PART, Corpus, atomic_path
+from study.errors import UserError
+from study.rows import METRICS, SCHEMA, Labels, rows
 from study.schedule_file import ScheduleFile, read_schedule_file
 from study.training import Progress, Trainer, gpt_config
 
@@ -52,16 +55,27 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         mine = ScheduleFile(schedule=trainer.schedule, training=trainer.config)
-        if self.config.exists() and read_schedule_file(self.config) != mine:
-            raise ValueError(f"{self.path} holds a run with another schedule or training config")
+        if self.config.exists():
+            try:
+                theirs = read_schedule_file(self.config)
+            except UserError as error:
+                log.warning("%s: it is written anew", error)
+            else:
+                if theirs != mine:
+                    raise ValueError(f"{self.path} holds a run with another schedule or training config")
         mine.write(self.config)
+        for part in [*self.path.glob(f"{PART}*"), *self.resume.glob(f"{PART}*")]:
+            shutil.rmtree(part)  # of a process that died
         if self.restore(trainer):
             yield trainer.history[-1]
         elif (done := self.rows()) and done[-1]["outcome"] is not None:
             yield _progress(done)
             return
         saved, seconds = time.perf_counter(), 0.0
+        seen = {row["step"]: row for row in self.rows()}
         for progress in trainer.run(on_step):
+            if (first := seen.get(progress.step)) is not None:  # one made again stays as others may have seen it
+                progress = trainer.history[-1] = replace(progress, **{name: first[name] for name in METRICS})
             self.save(trainer, labels)
             started = time.perf_counter()
             if started - saved >= seconds / CHECKPOINT_SHARE or progress.step == trainer.config.steps:
@@ -83,25 +97,39 @@ class RunFolder:
         """Keeps all that a continuation needs, right after an evaluation."""
         self.resume.mkdir(exist_ok=True)
         checkpoint = self.resume / f"step-{trainer.step:08d}"
-        part = Path(tempfile.mkdtemp(dir=self.resume, prefix=".part-"))
-        torch.save(trainer.state_dict(), part / "state.pt")
-        (part / "manifest.json").write_text(json.dumps({"state.pt": _sha256(part / "state.pt")}))
-        shutil.rmtree(checkpoint, ignore_errors=True)  # of a continuation that was given up
-        part.rename(checkpoint)
+        state = io.BytesIO()  # torch's own writing to a file hides that a disk is full
+        torch.save(trainer.state_dict(), state)
+        part = Path(tempfile.mkdtemp(dir=self.resume, prefix=PART))
+        try:
+            (part / "state.pt").write_bytes(state.getbuffer())
+            manifest = {"state.pt": hashlib.sha256(state.getbuffer()).hexdigest()}
+            (part / "manifest.json").write_text(json.dumps(manifest))
+            shutil.rmtree(checkpoint, ignore_errors=True)  # of a continuation that was given up
+            part.rename(checkpoint)
+        except OSError:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
         for old in self._checkpoints()[KEPT_CHECKPOINTS:]:
             shutil.rmtree(old)
+
+    def checkpoint_step(self) -> int:
+        """Returns the step of the newest checkpoint, -1 if there is none."""
+        return max((int(path.name.removeprefix("step-")) for path in self._checkpoints()), default=-1)
 
     def restore(self, trainer: Trainer) -> bool:
         """Puts a fresh trainer where the latest good checkpoint was taken; False if there is none."""
         for checkpoint in self._checkpoints():
             try:
-                manifest = json.loads((checkpoint / "manifest.json").read_text())
+                manifest = json.loads((checkpoint / "manifest.json").read_bytes())
                 if manifest["state.pt"] != _sha256(checkpoint / "state.pt"):
                     raise ValueError("its checksum differs")
-            except (OSError, ValueError, KeyError) as error:
-                log.warning("checkpoint %s is damaged (%s): the one before it is used", checkpoint, error)
+                state = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
+            except (OSError, ValueError, KeyError, TypeError, UnpicklingError) as error:
+                reason = str(error).partition("\n")[0][:100]
+                log.warning("checkpoint %s is damaged (%s): the one before it is used", checkpoint, reason)
+                shutil.rmtree(checkpoint, ignore_errors=True)
                 continue
-            trainer.load_state_dict(torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True))
+            trainer.load_state_dict(state)
             return True
         return False
 
@@ -118,10 +146,23 @@ class RunFolder:
         return model.eval()
 
     def rows(self) -> list[dict[str, Any]]:
-        """Returns the evaluations so far, as `metrics.jsonl` has them; none if there is no such file yet."""
+        """Returns the evaluations so far, as `metrics.jsonl` has them; none if there is no such file yet.
+
+        Lines that are damaged are left out, and this is said.
+        """
         if not self.metrics.exists():
             return []
-        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+        found = []
+        for number, line in enumerate(self.metrics.read_bytes().splitlines(), start=1):
+            try:
+                row = json.loads(line)
+                if row.keys() != set(SCHEMA.names):
+                    raise ValueError("not an evaluation")
+            except (ValueError, AttributeError):
+                log.warning("%s is damaged at line %d, which is left out", self.metrics, number)
+            else:
+                found.append(row)
+        return found
 
     def _checkpoints(self) -> list[Path]:
         return sorted(self.resume.glob("step-*"), reverse=True)

@@ -1,18 +1,28 @@
 """A study on disk: where each thing lies, and the config that a resumed study takes up again."""
 
 import re
-from dataclasses import asdict, dataclass, fields
+import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from study.config import TrainingConfig
-from study.corpus import atomic_path
+from model.checks import short
+from study.config import PRESETS, TrainingConfig
+from study.corpus import PART, atomic_path
 from study.errors import UserError
 from study.folder import RunFolder
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+MAX_BYTES = 1_000_000
+LEAST = {"trials": 1, "seed": 0, "grace_steps": 1}
+CHOICES = {
+    "sampler": ("tpe", "random"),
+    "scheduler": ("asha", "none"),
+    "device": ("cpu", "cuda"),
+    "preset": tuple(PRESETS),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +63,7 @@ class StudyFolder:
             raise UserError(f"--name {name!r:.120} must be letters, digits, '.', '_' and '-' only, at most 100 of them")
         self.path = (storage / name).absolute()
         self.config = self.path / "study.yaml"
+        self.lock = self.path / "study.lock"
         self.journal = self.path / "optuna.journal"
         self.spool = self.path / "mlflow.spool"
         self.ray = self.path / "ray"
@@ -63,24 +74,59 @@ class StudyFolder:
         """Returns the folder of a trial, by its Optuna number."""
         return RunFolder(self.path / "trials" / f"{number:05d}")
 
-    def write_config(self, config: StudyConfig) -> None:
-        """Writes the config, of a new study into a new folder. Raises UserError if it cannot be written."""
+    @property
+    def in_use(self) -> bool:
+        """Whether a study, or something else, is there; a session that died before it wrote the config left none."""
+        if not self.path.is_dir():
+            return self.path.exists()
+        return any(path != self.lock and not path.name.startswith(PART) for path in self.path.iterdir())
+
+    def make(self) -> None:
+        """Makes the folder, or clears an old one of files that were not finished. Raises UserError if it cannot."""
         try:
-            self.path.mkdir(parents=True, exist_ok=self.config.exists())
-            with atomic_path(self.config) as part:
-                part.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False), encoding="utf-8")
+            self.path.mkdir(parents=True, exist_ok=True)
+            for part in self.path.glob(f"{PART}*"):
+                shutil.rmtree(part)
         except OSError as error:
             raise UserError(f"{self.path} cannot be made ({error.strerror}): give another --storage") from None
+
+    def write_config(self, config: StudyConfig) -> None:
+        """Writes the config. Raises UserError if it cannot be written."""
+        try:
+            with atomic_path(self.config, durable=True) as part:
+                part.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{self.config} cannot be written ({error.strerror}): make space for it") from None
 
     def read_config(self) -> StudyConfig:
         """Reads the config of a study that exists. Raises UserError."""
         try:
-            d = yaml.safe_load(self.config.read_bytes())
-            known = [f.name for f in fields(StudyConfig)]
-            return StudyConfig(
-                **{key: d[key] for key in known if key != "training"}, training=TrainingConfig.from_dict(d["training"])
-            )
-        except FileNotFoundError:
+            with self.config.open("rb") as file:
+                raw = file.read(MAX_BYTES + 1)
+            if len(raw) > MAX_BYTES:
+                raise ValueError(f"it is larger than {MAX_BYTES} bytes")
+            config = _parse(yaml.safe_load(raw))
+            if config.name != self.path.name:
+                raise ValueError(f"it is the config of study {short(config.name)}")
+            return config
+        except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"there is no study in {self.path} to go on with: leave --resume out to start it") from None
-        except (OSError, yaml.YAMLError, KeyError, TypeError, UserError) as error:
+        except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a UserError, bad UTF-8
             raise UserError(f"{self.config} is damaged: {error}") from None
+
+
+def _parse(d: Any) -> StudyConfig:
+    kinds = get_type_hints(StudyConfig)
+    if not isinstance(d, dict) or d.keys() != kinds.keys():
+        raise ValueError(f"it must be a mapping with the keys {', '.join(kinds)}")
+    training = TrainingConfig.from_dict(d["training"])
+    values = {key: value for key, value in d.items() if key != "training"}
+    for key, value in values.items():
+        allowed = get_args(kinds[key]) or (kinds[key],)
+        if not isinstance(value, allowed) or isinstance(value, bool):
+            raise ValueError(f"{key} must be a {allowed[0].__name__}, got {short(value)}")
+        if isinstance(value, int) and value < LEAST[key]:
+            raise ValueError(f"{key} must be at least {LEAST[key]}, got {value}")
+        if value not in CHOICES.get(key, (value,)):
+            raise ValueError(f"{key} must be one of {', '.join(CHOICES[key])}, got {short(value)}")
+    return StudyConfig(**values, training=training)

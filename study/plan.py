@@ -1,5 +1,6 @@
 """From the options of a search to all that it needs; every mistake is found here, before anything is made."""
 
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -10,12 +11,15 @@ from typing import Any
 
 import optuna
 
+from search_spaces import SPACES
 from study.cluster import Estimate, Slots, cluster_gpus, share_out, start_ray, try_out
 from study.config import PRESETS, TrainingConfig
 from study.corpus import Corpus, corpus_id, load_corpus
 from study.errors import UserError
 from study.flags import flag
+from study.journal import mend
 from study.layout import StudyConfig, StudyFolder
+from study.lock import StudyLock
 from study.options import MACHINE_FIELDS, SearchOptions
 from study.searcher import check_database, finished, open_database, open_optuna_study, open_storage
 from study.tracking.client import Client, check, connect, tracking_uri
@@ -23,10 +27,12 @@ from study.tracking.writer import is_settled
 from study.training import check_fits
 from study.uris import HIDDEN, absolute, kept, redacted
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a session runs, and with what."""
+    """What a session runs, and with what; `lock` is that of a study that exists already."""
 
     config: StudyConfig
     folder: StudyFolder
@@ -37,6 +43,7 @@ class Plan:
     uri: str
     database: str | None
     time_budget: float | None
+    lock: StudyLock | None
 
 
 def make_plan(options: SearchOptions, given: Mapping[str, Any]) -> Plan | None:
@@ -51,8 +58,23 @@ def make_plan(options: SearchOptions, given: Mapping[str, Any]) -> Plan | None:
     old = _old_config(options, given) if options.resume else None
     if old is None and options.name is not None:
         _check_unused(options, options.name)
+    if old is None:
+        return _plan(options, None, None)
+    lock = StudyLock(StudyFolder(Path(options.storage), old.name).lock)
+    plan = None
+    try:
+        plan = _plan(options, old, lock)
+        return plan
+    finally:
+        if plan is None:
+            lock.release()
+
+
+def _plan(options: SearchOptions, old: StudyConfig | None, lock: StudyLock | None) -> Plan | None:
+    if old is not None:
+        mend(StudyFolder(Path(options.storage), old.name).journal)
     uri = tracking_uri(options.tracking_uri or _unless_hidden(old.tracking_uri if old else None))
-    check(uri, create=True)
+    _check_tracking(uri, must_answer=old is None or options.tracking_uri is not None)
     database = options.optuna_storage or _unless_hidden(old.optuna_storage if old else None)
     database = absolute(database) if database else None
     if database is not None:
@@ -95,12 +117,25 @@ def make_plan(options: SearchOptions, given: Mapping[str, Any]) -> Plan | None:
         uri=uri,
         database=database,
         time_budget=options.time_budget,
+        lock=lock,
     )
+
+
+def _check_tracking(uri: str, must_answer: bool) -> None:
+    """Raises UserError if the store cannot be used; a study that goes on may find its server down, and waits for it."""
+    try:
+        check(uri, create=True)
+    except UserError as error:
+        if must_answer or not uri.startswith(("http://", "https://")):
+            raise
+        log.warning("%s: the study goes on, and what MLflow should have is kept on disk", str(error).partition(":")[0])
 
 
 def _old_config(options: SearchOptions, given: Mapping[str, Any]) -> StudyConfig:
     assert options.name is not None  # SearchOptions checks it
     old = StudyFolder(Path(options.storage), options.name).read_config()
+    if old.space not in SPACES:
+        raise UserError(f"study {old.name} has the space {old.space!r:.60}, and there are {', '.join(SPACES)} only")
     is_now = asdict(options) | {"corpus": corpus_id(options.corpus)}
     is_now["optuna_storage"] = absolute(options.optuna_storage or "")
     was = asdict(old) | {"corpus": old.training.corpus, "steps": old.training.steps}
@@ -122,7 +157,7 @@ def _unless_hidden(uri: str | None) -> str | None:
 
 def _check_unused(options: SearchOptions, name: str) -> None:
     folder = StudyFolder(Path(options.storage), name)
-    if folder.path.exists():
+    if folder.in_use:
         raise _in_use(name, f"the folder {folder.path}")
     existing = next(parent for parent in folder.path.parents if parent.exists())
     if not os.access(existing, os.W_OK):

@@ -1,28 +1,80 @@
 """Passes on what happens to trials: to MLflow, to the screen, and to the trials' folders."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
+
+from optuna.trial import FrozenTrial
 
 from study.display import Display
 from study.layout import StudyConfig, StudyFolder
 from study.rows import METRICS
+from study.searcher import KNOWN, REASON, SCHEDULE, STATES
 from study.tracking.names import CHECKPOINT, Outcome
 from study.tracking.writer import StudyWriter
 
+log = logging.getLogger(__name__)
+TRACEBACK = "traceback.txt"
+OUTCOMES = {state: outcome for outcome, state in STATES.items()}
+
 
 class Recorder:
-    """Listens to the searcher, on behalf of everyone who wants to know. `running` are the trials without an end."""
+    """Listens to the searcher, on behalf of everyone who wants to know."""
 
     def __init__(self, config: StudyConfig, folder: StudyFolder, writer: StudyWriter, display: Display) -> None:
         self._config, self._folder, self._writer, self._display = config, folder, writer, display
         self._placed: set[int] = set()
-        self.running: set[int] = set()
 
     def trial_started(self, number: int, schedule: dict[str, Any], known_good: str | None) -> None:
         """Opens the trial's run."""
-        self.running.add(number)
         self._display.trial_started(number, schedule)
+        self._open(number, schedule, known_good)
+
+    def trial_progressed(self, number: int, result: Mapping[str, Any]) -> None:
+        """Logs an evaluation, and once where the trial runs."""
+        self._display.trial_progressed(number, result)
+        self._log(number, result)
+        if number not in self._placed:
+            self._placed.add(number)
+            self._writer.tag(number, {"node": result["node"], "gpu_ids": result["gpu_ids"]})
+
+    def trial_warned(self, number: int, warning: str) -> None:
+        """Says on the screen what a trial's worker wants to be known."""
+        log.warning("trial %d: %s", number, warning)
+
+    def trial_ended(self, number: int, outcome: Outcome, reason: str | None, traceback: str | None) -> None:
+        """Closes the trial's run with its checkpoint, and clears what only a continuation would need."""
+        if traceback is not None:
+            path = self._folder.trial(number).path / TRACEBACK
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(traceback, encoding="utf-8")
+        self._display.trial_ended(number, outcome, reason)
+        self._close(number, outcome, reason)
+
+    def catch_up(self, trials: Iterable[FrozenTrial]) -> None:
+        """Writes down what an earlier session knew of its trials, and died before it could say."""
+        for trial in trials:
+            number, schedule = trial.number, trial.user_attrs.get(SCHEDULE)
+            if schedule is None:  # it has not begun
+                continue
+            outcome = OUTCOMES.get(trial.state)
+            if not self._writer.said[number].begun:
+                self._open(number, schedule, trial.user_attrs.get(KNOWN))
+            seen = max(trial.intermediate_values, default=-1)
+            for row in self._folder.trial(number).rows():
+                if row["step"] <= seen or outcome is not None:  # else the trial goes on, and says it itself
+                    self._log(number, row)
+            if outcome is not None and self._writer.said[number].open:
+                self._close(number, outcome, trial.user_attrs.get(REASON))
+
+    def break_off(self) -> None:
+        """Closes the runs of the trials that have no end yet, and that a resumed study goes on with."""
+        for number in self._writer.open_trials():
+            self._upload_checkpoint(number)
+            self._writer.end_trial(number, Outcome.STOPPED_EARLY, "the study was stopped")
+
+    def _open(self, number: int, schedule: dict[str, Any], known_good: str | None) -> None:
         self._writer.start_trial(
             number,
             name=f"trial-{number}-{schedule['kind']}",
@@ -30,33 +82,17 @@ class Recorder:
             tags={"known_good": known_good} if known_good else {},
         )
 
-    def trial_progressed(self, number: int, result: Mapping[str, Any]) -> None:
-        """Logs an evaluation, and once where the trial runs."""
-        self._display.trial_progressed(number, result)
-        self._writer.log(number, result["step"], {name: result[name] for name in METRICS}, result["time_ms"])
-        if number not in self._placed:
-            self._placed.add(number)
-            self._writer.tag(number, {"node": result["node"], "gpu_ids": result["gpu_ids"]})
+    def _log(self, number: int, evaluation: Mapping[str, Any]) -> None:
+        metrics = {name: evaluation[name] for name in METRICS}
+        self._writer.log(number, evaluation["step"], metrics, evaluation.get("time_ms"))
 
-    def trial_ended(self, number: int, outcome: Outcome, reason: str | None, traceback: str | None) -> None:
-        """Closes the trial's run with its checkpoint, and clears what only a continuation would need."""
-        self.running.discard(number)
-        self._display.trial_ended(number, outcome, reason)
+    def _close(self, number: int, outcome: Outcome, reason: str | None) -> None:
         folder = self._folder.trial(number)
         self._upload_checkpoint(number)
-        if traceback is not None:
-            folder.path.mkdir(parents=True, exist_ok=True)
-            path = folder.path / "traceback.txt"
-            path.write_text(traceback, encoding="utf-8")
-            self._writer.artifacts(number, [path])
+        if (traceback := folder.path / TRACEBACK).exists():
+            self._writer.artifacts(number, [traceback])
         self._writer.end_trial(number, outcome, reason)
         folder.finish()
-
-    def trial_broken_off(self, number: int) -> None:
-        """Closes the run of a trial that has no end yet, and that a resumed study goes on with."""
-        self.running.discard(number)
-        self._upload_checkpoint(number)
-        self._writer.end_trial(number, Outcome.STOPPED_EARLY, "the study was stopped")
 
     def _upload_checkpoint(self, number: int) -> None:
         folder = self._folder.trial(number)

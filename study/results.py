@@ -18,9 +18,9 @@ from study.rows import write_parquet
 from study.runner import Stop
 from study.schedule_file import read_schedule_file
 from study.searcher import REASON, SCHEDULE, STATES, finished
-from study.tracking.names import CHECKPOINT, Outcome
+from study.tracking.names import CHECKPOINT, PARENT_RUN, Outcome
 from study.tracking.view import view_path
-from study.tracking.writer import PARENT_RUN, StudyWriter
+from study.tracking.writer import StudyWriter
 from study.uris import redacted
 from study.winner import winning_file, write_sample
 

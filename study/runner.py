@@ -1,5 +1,6 @@
 """Runs the trials of a study through Ray Tune, until all have ended, the time is over, or someone stops it."""
 
+import logging
 import os
 import shutil
 import signal
@@ -15,11 +16,14 @@ from study.cluster import Slots
 from ray import tune  # isort: skip  # after study.cluster has set what Ray reads
 
 from study.early_stopping import SparingASHA
+from study.messages import CHECKPOINT_STEP
 from study.searcher import StudySearcher
 from study.trial import Job, run_trial
 
 WORKER_DEATHS = 3
-"""How often a trial whose worker died is started again."""
+"""A trial whose worker dies so often without a new checkpoint fails."""
+log = logging.getLogger(__name__)
+logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # "Trials did not complete": we say which, and why
 
 
 class Stop(tune.Stopper):
@@ -28,6 +32,7 @@ class Stop(tune.Stopper):
     def __init__(self, time_budget: float | None) -> None:
         self._deadline = None if time_budget is None else time.monotonic() + time_budget
         self.interrupted = False
+        self.searcher: StudySearcher | None = None
 
     @property
     def out_of_time(self) -> bool:
@@ -40,7 +45,8 @@ class Stop(tune.Stopper):
 
     def stop_all(self) -> bool:
         """Returns whether all trials are to be stopped now."""
-        return self.interrupted or self.out_of_time
+        broken = self.searcher is not None and self.searcher.broken is not None
+        return broken or self.interrupted or self.out_of_time
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
@@ -59,6 +65,31 @@ class Stop(tune.Stopper):
                 signal.signal(s, handler)
 
 
+class Deaths(tune.Callback):
+    """Watches the deaths of workers: says each, counts them anew from each new checkpoint, and tells of the last."""
+
+    def __init__(self, searcher: StudySearcher) -> None:
+        self._searcher = searcher
+        self._checkpoints: dict[str, int] = {}  # the newest step, by Tune's trial id
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        """Takes a result that says which checkpoint is the newest."""
+        step = result.get(CHECKPOINT_STEP, -1)
+        if step > self._checkpoints.get(trial.trial_id, -1):
+            self._checkpoints[trial.trial_id] = step
+            trial.max_failures = trial.num_failures + WORKER_DEATHS - 1
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Takes a death after which the trial goes on."""
+        number = trial.config["number"]
+        log.warning("trial %d: its worker died: another one goes on from the last checkpoint", number)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Takes the last death."""
+        known = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else "nothing is known of it"
+        self._searcher.on_trial_error(trial.trial_id, known)
+
+
 def run_trials(
     searcher: StudySearcher,
     scheduler: SparingASHA | None,
@@ -68,7 +99,11 @@ def run_trials(
     stop: Stop,
     folder: Path,
 ) -> None:
-    """Runs `trials` trials, as many at once as there are slots. Ray's own files, in `folder`, do not outlive it."""
+    """Runs `trials` trials, as many at once as there are slots. Ray's own files, in `folder`, do not outlive it.
+
+    Raises whatever keeps the study from going on.
+    """
+    stop.searcher = searcher
     trainable = tune.with_resources(tune.with_parameters(run_trial, job=job), slots.resources)
     tuner = tune.Tuner(
         trainable,
@@ -86,13 +121,16 @@ def run_trials(
             storage_path=str(folder.parent),
             verbose=0,
             stop=stop,
-            failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
+            failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS - 1),
+            callbacks=[Deaths(searcher)],
         ),
     )
     try:
         tuner.fit()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if searcher.broken is not None:  # the reason for whatever Tune may have raised, too
+            raise searcher.broken
 
 
 def _trial_id(trial: Any) -> str:

@@ -39,7 +39,7 @@ class ScheduleFile:
 
     def write(self, path: Path) -> None:
         """Writes the file, whole or not at all."""
-        with atomic_path(path) as part:
+        with atomic_path(path, durable=True) as part:
             part.write_text(self.to_yaml(), encoding="utf-8")
 
 

@@ -1,5 +1,6 @@
 """`python -m study.search`: the study."""
 
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -19,9 +20,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     from study.plan import make_plan
-    from study.session import run_session
+    from study.session import WarningsTo, run_session
 
     console = Console(width=None if sys.stdout.isatty() else 120)
+    logging.getLogger("study").addHandler(WarningsTo(console))
     with console.status("starting Ray and MLflow"):
         plan = make_plan(options, given)
     if plan is None:

@@ -1,9 +1,9 @@
 """What Optuna is asked and told: the adapter between its study, which is the truth, and Ray Tune."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import optuna
 from optuna.storages.journal import JournalFileBackend
@@ -11,7 +11,9 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from search_spaces import KNOWN_GOOD, SPACES
-from study.errors import UserError
+from study.errors import UserError, WorldError
+from study.messages import DISK, DIVERGED, FAILED, TRACEBACK, WARNINGS
+from study.sampler import make_sampler
 from study.tracking.names import Outcome
 from study.uris import redacted, sqlite_path
 
@@ -24,6 +26,7 @@ STATES = {
 }
 SCHEDULE, KNOWN, REASON = "schedule", "known_good", "reason"
 """User attributes of an Optuna trial: its schedule's dict, what a known good one is called, why it failed."""
+T = TypeVar("T")
 
 
 class Listener(Protocol):
@@ -32,6 +35,8 @@ class Listener(Protocol):
     def trial_started(self, number: int, schedule: dict[str, Any], known_good: str | None) -> None: ...
 
     def trial_progressed(self, number: int, result: Mapping[str, Any]) -> None: ...
+
+    def trial_warned(self, number: int, warning: str) -> None: ...
 
     def trial_ended(self, number: int, outcome: Outcome, reason: str | None, traceback: str | None) -> None: ...
 
@@ -69,19 +74,18 @@ def open_optuna_study(storage: optuna.storages.BaseStorage, name: str, sampler: 
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     study = optuna.create_study(storage=storage, study_name=name, direction="minimize", load_if_exists=True)
     seed += len(study.get_trials(deepcopy=False))  # a resumed study must not draw the same numbers again
-    if sampler == "random":
-        study.sampler = optuna.samplers.RandomSampler(seed=seed)
-    else:
-        # Conditional parameters join the model only as groups; trials that run count as bad, so as not to repeat them.
-        study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+    study.sampler = make_sampler(sampler, seed)
     return study
 
 
 def ask_known_good_first(study: optuna.Study, space: str) -> None:
-    """Lets a study without trials begin with its space's known good configurations."""
-    if not study.get_trials(deepcopy=False):
+    """Lets a study in which no trial has begun begin with its space's known good configurations."""
+    trials = study.get_trials(deepcopy=False)
+    if all(trial.state is TrialState.WAITING for trial in trials):
+        waiting = {trial.user_attrs.get(KNOWN) for trial in trials}  # a session may have died while it put them there
         for name, parameters in KNOWN_GOOD[space].items():
-            study.enqueue_trial(parameters, user_attrs={KNOWN: name})
+            if name not in waiting:
+                study.enqueue_trial(parameters, user_attrs={KNOWN: name})
 
 
 class StudySearcher(Searcher):
@@ -89,18 +93,56 @@ class StudySearcher(Searcher):
 
     Trials found unfinished are given first, as they are. Trials that are neither completed, nor stopped by the
     scheduler, nor failed, when Tune ends, stay unfinished, for --resume. Nothing of it lives in Ray's files.
+
+    `broken` is why the session cannot go on, as a full disk; then nothing more is asked or told, since what Tune would
+    say of the trials after that is not true of them.
     """
 
     def __init__(self, study: optuna.Study, space: str, steps: int, listener: Listener) -> None:
         super().__init__(metric=METRIC, mode="min")
         self._study, self._space, self._steps, self._listener = study, space, steps, listener
+        self.broken: BaseException | None = None
         self._unfinished = iter(unfinished(study))
         self._numbers: dict[str, int] = {}  # by Tune's trial id
         self._trials: dict[int, optuna.Trial] = {}
         self._last: dict[int, Mapping[str, Any]] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
-        """Returns the config of the next trial."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """Returns the config of the next trial; None if there is to be none."""
+        return self._unless_broken(lambda: self._suggest(trial_id))
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Takes an evaluation. After a restart some come again: the listener hears of them, Optuna does not."""
+        self._unless_broken(lambda: self._take(self._numbers[trial_id], result))
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tells Optuna how a trial ended: completed, stopped early at the step it reached, or failed."""
+        if not error:  # else `on_trial_error` comes, which knows why
+            self._unless_broken(lambda: self._complete(trial_id, result or {}))
+
+    def on_trial_error(self, trial_id: str, traceback: str) -> None:
+        """Tells Optuna that a trial's worker has died for good."""
+        reason = "its worker died, again and again, without a new checkpoint"
+        self._unless_broken(lambda: self._end(self._numbers.pop(trial_id), Outcome.FAILED, reason, traceback))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Saves nothing: the Optuna study is the truth."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restores nothing: the Optuna study is the truth."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Ray pickles its searcher; nothing is ever read from that
+
+    def _unless_broken(self, work: Callable[[], T]) -> T | None:
+        if self.broken is None:
+            try:
+                return work()
+            except Exception as error:  # Tune would take it for a failure of the trial
+                self.broken = error
+        return None
+
+    def _suggest(self, trial_id: str) -> dict[str, Any]:
         known = next(self._unfinished, None)
         trial = self._study.ask() if known is None else optuna.Trial(self._study, known._trial_id)
         if known is not None and (past := known.intermediate_values):
@@ -115,51 +157,49 @@ class StudySearcher(Searcher):
         self._listener.trial_started(number, schedule, known_good)
         return {"number": number, "schedule": schedule, "protected": known_good is not None}
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Takes an evaluation.
-
-        After a restart the last one comes again. The listener hears of it again too: it may have died before it passed
-        it on. Earlier ones, of a worker that went back to an older checkpoint, are passed over.
-        """
-        number = self._numbers[trial_id]
+    def _take(self, number: int, result: Mapping[str, Any]) -> None:
         last = self._last.get(number, {})
-        if "failed" in result:
-            self._last[number] = {**last, **{key: result[key] for key in ("failed", "traceback") if key in result}}
-        elif result["step"] >= last.get("step", -1):
-            if result["step"] > last.get("step", -1):
-                self._trials[number].report(result[METRIC], result["step"])
+        for warning in result.get(WARNINGS, ()):
+            self._listener.trial_warned(number, warning)
+        if DISK in result:
+            raise WorldError(result[DISK])
+        if FAILED in result:
+            kept = {key: result[key] for key in (FAILED, TRACEBACK, DIVERGED) if key in result}
+            self._last[number] = {**last, **kept}
+            return
+        self._listener.trial_progressed(number, result)  # before Optuna hears of it: then it cannot be forgotten
+        if result["step"] > last.get("step", -1):
+            self._trials[number].report(result[METRIC], result["step"])
+        if result["step"] >= last.get("step", -1):
             self._last[number] = result
-            self._listener.trial_progressed(number, result)
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tells Optuna how a trial ended: completed, stopped early at the step it reached, or failed."""
-        if result is not None and ("failed" in result or "step" in result):
-            last = self._last.get(self._numbers[trial_id], {})
-            if result.get("step") != last.get("step") or "failed" in result:
-                self.on_trial_result(trial_id, result)  # the one at which it was stopped comes only here
-        number = self._numbers.pop(trial_id)
+    def _complete(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        number = self._numbers[trial_id]
+        if {DISK, FAILED, "step"} & result.keys():
+            last = self._last.get(number, {})
+            if result.get("step") != last.get("step") or FAILED in result:
+                self._take(number, result)  # the one at which it was stopped comes only here
         last = self._last.get(number, {})
-        if error:
-            self._end(number, Outcome.FAILED, "its worker died, again and again")
-        elif "failed" in last:
-            self._end(number, Outcome.FAILED, last["failed"], last.get("traceback"))
+        if FAILED in last:
+            self._end(number, Outcome.FAILED, last[FAILED], last.get(TRACEBACK), diverged=DIVERGED in last)
         elif last.get("step") == self._steps:
             self._end(number, Outcome.COMPLETED)
         else:
             self._end(number, Outcome.STOPPED_EARLY)
+        del self._numbers[trial_id]
 
-    def save(self, checkpoint_path: str) -> None:
-        """Saves nothing: the Optuna study is the truth."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Restores nothing: the Optuna study is the truth."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Ray pickles its searcher; nothing is ever read from that
-
-    def _end(self, number: int, outcome: Outcome, reason: str | None = None, traceback: str | None = None) -> None:
+    def _end(
+        self,
+        number: int,
+        outcome: Outcome,
+        reason: str | None = None,
+        traceback: str | None = None,
+        diverged: bool = False,
+    ) -> None:
         if reason is not None:
             self._trials[number].set_user_attr(REASON, reason)
+        if diverged:
+            self._trials[number].set_user_attr(DIVERGED, True)
         value = self._last[number][METRIC] if outcome is Outcome.COMPLETED else None
         self._study.tell(self._trials[number], value, state=STATES[outcome])
         self._listener.trial_ended(number, outcome, reason, traceback)

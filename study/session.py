@@ -1,12 +1,15 @@
 """One session of a study: runs the trials that it still lacks, and writes down what came out."""
 
 import logging
+from contextlib import suppress
 
 import optuna
 from rich.console import Console
 
 from study.display import Display, duration
 from study.early_stopping import SparingASHA
+from study.errors import UserError, WorldError, disk_error
+from study.lock import StudyLock
 from study.plan import Plan
 from study.provenance import facts
 from study.recorder import Recorder, flat
@@ -24,7 +27,25 @@ SEND_SECONDS_AFTER_ERROR = 5.0
 
 
 def run_session(plan: Plan, console: Console) -> int:
-    """Runs the session; returns the exit status."""
+    """Runs the session; returns the exit status.
+
+    Raises:
+        UserError: if another session has just begun the same study.
+        WorldError: if the disk is full or gone; --resume goes on.
+    """
+    plan.folder.make()
+    with plan.lock or _first_lock(plan):
+        try:
+            return _run(plan, console)
+        except Exception as error:
+            if (disk := disk_error(error)) is not None:
+                raise WorldError(_cannot_write(plan, f"{plan.folder.path} cannot be written: {disk}")) from None
+            if isinstance(error, WorldError):
+                raise WorldError(_cannot_write(plan, str(error))) from None
+            raise
+
+
+def _run(plan: Plan, console: Console) -> int:
     config, folder = plan.config, plan.folder
     folder.write_config(config)
     study = open_optuna_study(open_storage(plan.database, folder.journal), config.name, config.sampler, config.seed)
@@ -33,7 +54,6 @@ def run_session(plan: Plan, console: Console) -> int:
     lacking = config.trials - ended
     if lacking > 0:
         _announce(plan, lacking, console)
-    logging.getLogger("study").addHandler(_ToConsole(console))
     stop = Stop(plan.time_budget)
     writer = StudyWriter(plan.client, config.name, folder.spool)
     with Display(console, config.trials, config.training.steps, ended) as display, stop.on_signals():
@@ -42,18 +62,30 @@ def run_session(plan: Plan, console: Console) -> int:
             params = flat(config.to_dict())
             tags = facts(config.corpus_sha256) | {"trials": str(params.pop("trials"))}  # a param could not change
             writer.start_study(params, tags, NOTE)
+            recorder.catch_up(study.get_trials(deepcopy=False))
             if lacking > 0:
                 _run_trials(plan, study, recorder, lacking, stop)
-            for number in sorted(recorder.running):  # Optuna has them as running still: --resume goes on with them
-                recorder.trial_broken_off(number)
+            recorder.break_off()
             return finish(plan, study, writer, console, stop)
-        except BaseException:  # the runs must not seem to go on
-            for number in sorted(recorder.running):
-                recorder.trial_broken_off(number)
+        except BaseException as error:  # the runs must not seem to go on
             if not writer.closed:  # else it is only the printing that failed
-                writer.end_study("FAILED")
+                with suppress(OSError):  # a full disk: --resume closes them
+                    recorder.break_off()
+                    writer.end_study("FAILED")
                 writer.close(SEND_SECONDS_AFTER_ERROR)
-            raise
+            raise error
+
+
+def _first_lock(plan: Plan) -> StudyLock:
+    lock = StudyLock(plan.folder.lock)
+    if plan.folder.in_use:  # since the plan was made
+        lock.release()
+        raise UserError(f"--name {plan.config.name} has just been taken: add --resume, or give another name")
+    return lock
+
+
+def _cannot_write(plan: Plan, what: str) -> str:
+    return f"{what}: nothing that was written is lost; make space, then go on with --name {plan.config.name} --resume"
 
 
 def _run_trials(plan: Plan, study: optuna.Study, recorder: Recorder, trials: int, stop: Stop) -> None:
@@ -88,12 +120,14 @@ def _announce(plan: Plan, trials: int, console: Console) -> None:
     )
 
 
-class _ToConsole(logging.Handler):
-    """Warnings of ours, above the live line."""
+class WarningsTo(logging.Handler):
+    """Shows our own warnings on a console, above its live line."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(logging.WARNING)
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(f"{record.levelname.lower()}: {record.getMessage()}", style="yellow", markup=False)
+        self._console.print(
+            f"{record.levelname.lower()}: {record.getMessage()}", style="yellow", markup=False, soft_wrap=True
+        )

@@ -1,6 +1,7 @@
 """The only adapter between the training loop and Ray Tune: one trial, as a Tune function."""
 
 import gc
+import logging
 import os
 import platform
 import traceback
@@ -15,8 +16,9 @@ from ray import tune
 from model.schedules import from_dict
 from study.config import TrainingConfig
 from study.corpus import open_corpus
-from study.errors import DivergenceError
+from study.errors import DivergenceError, disk_error
 from study.layout import StudyFolder
+from study.messages import CHECKPOINT_STEP, DISK, DIVERGED, FAILED, TRACEBACK, WARNINGS
 from study.rows import Labels
 from study.training import Trainer
 
@@ -47,22 +49,49 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
         config: `number`, the trial's Optuna number, and `schedule`, as a dict.
         job: the rest.
     """
+    warnings = _Warnings()
     where = {"node": platform.node(), "gpu_ids": ",".join(map(str, ray.get_gpu_ids())), "pid": os.getpid()}
     folder = StudyFolder(job.storage, job.study).trial(config["number"])
     trainer = None
     try:
         trainer = Trainer(job.training, from_dict(config["schedule"]), open_corpus(job.corpus), job.device)
         for progress in folder.run(trainer, Labels(study=job.study, trial=config["number"])):
-            tune.report(progress.to_dict() | where)
+            newest = {CHECKPOINT_STEP: folder.checkpoint_step()}
+            tune.report(progress.to_dict() | where | newest | {WARNINGS: warnings.taken()})
     except DivergenceError as error:
-        tune.report({"failed": f"diverged: {error}"})
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        tune.report({"failed": f"out of memory: {error}", "traceback": traceback.format_exc()})
+        tune.report({FAILED: f"diverged: {error}", DIVERGED: True})
     except torch.AcceleratorError:
         raise  # the device is of no more use to this process: Tune is to start another
     except Exception as error:  # any error of the training is this trial's failure, and the study goes on
-        tune.report({"failed": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()})
+        if (disk := disk_error(error)) is not None:  # not this trial's: none could go on
+            tune.report({DISK: f"{folder.path} on {platform.node()} cannot be written: {disk}"})
+            return
+        what = "out of memory" if isinstance(error, MemoryError | torch.OutOfMemoryError) else type(error).__name__
+        reason = {FAILED: f"{what}: {error}", TRACEBACK: traceback.format_exc()}
+        tune.report(reason | {WARNINGS: warnings.taken()})
     finally:
+        warnings.close()
         del trainer  # the next trial of this worker, and the neighbours on its GPU, want the memory
         gc.collect()
         torch.cuda.empty_cache()
+
+
+class _Warnings(logging.Handler):
+    """Keeps the warnings of our own code, which are to be read where the study was started."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._lines: list[str] = []
+        logging.getLogger("study").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(record.getMessage())
+
+    def taken(self) -> list[str]:
+        """Returns the warnings since the last time."""
+        lines, self._lines = self._lines, []
+        return lines
+
+    def close(self) -> None:
+        logging.getLogger("study").removeHandler(self)
+        super().close()

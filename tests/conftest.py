@@ -21,12 +21,12 @@ def environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
 
 
-def start(arguments: Sequence[str], folder: Path) -> subprocess.Popen[str]:
-    """Starts `python ARGUMENTS` in a folder, in a process group of its own."""
+def start(arguments: Sequence[str], folder: Path, **settings: str) -> subprocess.Popen[str]:
+    """Starts `python ARGUMENTS` in a folder, in a process group of its own; `settings` are for its environment."""
     return subprocess.Popen(
         [sys.executable, *arguments],
         cwd=folder,
-        env=environment(),
+        env=environment() | settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -34,9 +34,11 @@ def start(arguments: Sequence[str], folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def run(arguments: Sequence[str], folder: Path, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+def run(
+    arguments: Sequence[str], folder: Path, timeout: float = 600, **settings: str
+) -> subprocess.CompletedProcess[str]:
     """Runs `python ARGUMENTS` in a folder; whatever it started is gone afterwards."""
-    process = start(arguments, folder)
+    process = start(arguments, folder, **settings)
     try:
         out, err = process.communicate(timeout=timeout)
     finally:

@@ -31,6 +31,8 @@ class Notes:
     def trial_progressed(self, number: int, result: Mapping[str, Any]) -> None:
         self.steps[number].append(result["step"])
 
+    def trial_warned(self, number: int, warning: str) -> None: ...
+
     def trial_ended(self, number: int, outcome: Outcome, reason: str | None, traceback: str | None) -> None:
         self.ended[number] = outcome
 
@@ -99,6 +101,7 @@ def test_how_each_end_is_told(journal: Path) -> None:
     searcher.on_trial_complete("t1", result(50))
     searcher.on_trial_result("t2", result(50))
     searcher.on_trial_complete("t2", error=True)
+    searcher.on_trial_error("t2", "Failure # 3 ...")
     searcher.on_trial_complete("t3", {"failed": "diverged: val_loss is nan at step 50"})
     assert states(journal) == [
         TrialState.COMPLETE,
@@ -114,12 +117,14 @@ def test_how_each_end_is_told(journal: Path) -> None:
     assert notes.ended == {0: "completed", 1: "stopped_early", 2: "failed", 3: "failed"}
 
 
-def test_an_evaluation_seen_before_is_passed_over(journal: Path) -> None:
+def test_an_evaluation_seen_before_is_told_to_the_listener_only(journal: Path) -> None:
     searcher, notes = make(journal)
     searcher.suggest("t0")
     for step in (0, 10, 20, 10, 20, 30):  # its worker died after step 20 and began again at 10
         searcher.on_trial_result("t0", result(step))
-    assert notes.steps[0] == [0, 10, 20, 20, 30]  # the last one twice, which changes nothing in MLflow
+    assert notes.steps[0] == [0, 10, 20, 10, 20, 30]  # who passes on what it has not passed on yet
+    (trial, *_) = optuna.load_study(study_name="study", storage=open_storage(None, journal)).trials
+    assert trial.intermediate_values == {0: 2.0, 10: 2.0, 20: 2.0, 30: 2.0}
 
 
 def test_what_was_broken_off_is_asked_again_first_as_it_was(journal: Path) -> None:

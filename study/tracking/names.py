@@ -10,6 +10,8 @@ ROLE = "role"
 TRIAL = "trial"
 OUTCOME = "outcome"
 REASON = "reason"
+PARENT_RUN = -1
+"""Stands for the study's own run where a trial's number is expected."""
 CHECKPOINT = "checkpoint"
 """The artifact folder of a trial's best weights and config."""
 

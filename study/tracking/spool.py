@@ -1,75 +1,133 @@
 """A queue of events on disk: what is not sent yet survives the process, and is sent by the next one."""
 
+import io
 import json
+import logging
+import os
 import threading
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+log = logging.getLogger(__name__)
 Event = dict[str, Any]
 
 
 class Spool:
-    """Events as lines of JSON, appended by one thread and taken by another.
+    """Events as lines, each a checksum and JSON, appended by one thread and taken by another. None is ever erased.
 
     How far they were sent is kept in a second file, after the sending: a crash between the two sends the last events
-    again, which must do no harm.
+    again, which must do no harm. `past` has all events that were put before, sent or not; a line that is damaged is
+    left out, and this is said.
     """
 
     def __init__(self, path: Path) -> None:
         self._sent_path = path.with_suffix(".sent")
         self._changed = threading.Condition()
         path.touch()
-        self._sent = int(self._sent_path.read_text()) if self._sent_path.exists() else 0
         raw = path.read_bytes()
-        whole = raw.rfind(b"\n") + 1  # a crash may have left half a line
-        self._waiting: list[tuple[int, Event]] = []  # (size in bytes, event)
-        for line in raw[self._sent : whole].splitlines(keepends=True):
-            self._waiting.append((len(line), json.loads(line)))
-        self._file = path.open("r+b")
-        self._file.truncate(whole)
-        self._file.seek(whole)
+        self._end = raw.rfind(b"\n") + 1  # a crash may have left half a line
+        self._all = _events(path, raw[: self._end])
+        self._sent = min(_offset(self._sent_path), self._end)
+        self._next = sum(end <= self._sent for end, _ in self._all)
+        self.past: Sequence[Event] = [event for _, event in self._all]
+        self._file = path.open("r+b", buffering=0)
+        self._file.truncate(self._end)
+        self._file.seek(self._end)
+
+    @property
+    def any_sent(self) -> bool:
+        """Whether something was ever sent."""
+        return self._sent > 0
 
     def put(self, event: Event) -> None:
-        """Adds an event; it is on disk when this returns."""
-        line = (json.dumps(event) + "\n").encode()
+        """Adds an event; it is on disk when this returns. Raises the OSError of a full disk, and adds nothing then."""
+        line = _line(event)
         with self._changed:
-            self._file.write(line)
-            self._file.flush()
-            self._waiting.append((len(line), event))
+            try:
+                written = 0
+                while written < len(line):
+                    written += self._file.write(line[written:])
+                os.fsync(self._file.fileno())
+            except OSError:
+                self._file.truncate(self._end)
+                self._file.seek(self._end)
+                raise
+            self._end += len(line)
+            self._all.append((self._end, event))
             self._changed.notify_all()
 
     def take(self, limit: int, timeout: float) -> Sequence[Event]:
         """Returns the oldest events, at most `limit`, without removing them; waits for one up to `timeout` seconds."""
         with self._changed:
-            self._changed.wait_for(lambda: bool(self._waiting), timeout)
-            return [event for _, event in self._waiting[:limit]]
+            self._changed.wait_for(self._is_waiting, timeout)
+            return [event for _, event in self._all[self._next : self._next + limit]]
 
     def remove(self, n: int) -> None:
         """Removes the `n` oldest events: they were sent."""
         with self._changed:
-            self._sent += sum(size for size, _ in self._waiting[:n])
-            part = self._sent_path.with_suffix(".part")
-            part.write_text(str(self._sent))
-            part.replace(self._sent_path)
-            del self._waiting[:n]
-            self._changed.notify_all()
+            self._next += n
+            self._note_sent(self._all[self._next - 1][0])
+
+    def rewind(self) -> None:
+        """Takes all events as not sent: who had them has lost them."""
+        with self._changed:
+            self._next = 0
+            self._note_sent(0)
 
     def wait_empty(self, timeout: float) -> bool:
         """Waits until all is sent; False if that takes longer than `timeout` seconds."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._waiting, timeout)
+            return self._changed.wait_for(lambda: not self._is_waiting(), timeout)
 
     def close(self) -> None:
         """Closes the file; what is not sent stays in it."""
         with self._changed:
             self._file.close()
 
+    def _is_waiting(self) -> bool:
+        return self._next < len(self._all)
+
+    def _note_sent(self, offset: int) -> None:
+        self._sent = offset
+        part = self._sent_path.with_suffix(".part")
+        try:
+            part.write_text(str(offset))
+            part.replace(self._sent_path)
+        except OSError:
+            pass  # a full disk: the next process sends the same again, and that changes nothing
+        self._changed.notify_all()
+
 
 def last_sent(path: Path) -> Event | None:
     """Returns the last event of a spool if all of it was sent, else None."""
-    sent = path.with_suffix(".sent")
-    if not path.exists() or not sent.exists() or int(sent.read_text()) != path.stat().st_size:
+    if not path.exists() or _offset(path.with_suffix(".sent")) != path.stat().st_size:
         return None
-    event: Event = json.loads(path.read_bytes().splitlines()[-1])
-    return event
+    events = _events(path, path.read_bytes())
+    return events[-1][1] if events else None
+
+
+def _line(event: Event) -> bytes:
+    text = json.dumps(event).encode()
+    return b"%08x %b\n" % (zlib.crc32(text), text)
+
+
+def _events(path: Path, raw: bytes) -> list[tuple[int, Event]]:
+    """Returns (offset of its end, event) of each good line."""
+    events, end = [], 0
+    for number, line in enumerate(io.BytesIO(raw), start=1):
+        end += len(line)
+        checksum, _, text = line.rstrip(b"\n").partition(b" ")
+        if checksum == b"%08x" % zlib.crc32(text):
+            events.append((end, json.loads(text)))
+        else:
+            log.warning("%s is damaged at line %d: what it said is taken from the trials' own files", path, number)
+    return events
+
+
+def _offset(sent: Path) -> int:
+    try:
+        return int(sent.read_text())
+    except (FileNotFoundError, ValueError):  # a damaged one counts as none: sending all again changes nothing
+        return 0

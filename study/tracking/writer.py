@@ -1,49 +1,76 @@
 """The one writer to MLflow: a spool on disk first, a thread that sends it; training never waits for a server."""
 
-import json
 import logging
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
 
-from study.tracking import view
-from study.tracking.names import NOTE, OUTCOME, PARENT, REASON, ROLE, RUN_NAME, STATUS, TRIAL, Outcome, Role
-from study.tracking.reader import search_runs
+from study.tracking.names import NOTE, OUTCOME, PARENT_RUN, REASON, STATUS, TRIAL, Outcome, Role
 from study.tracking.spool import Event, Spool, last_sent
+from study.tracking.store import StudyStore, UselessError
 from study.uris import redacted
 
 log = logging.getLogger(__name__)
 BATCH = 200
 RETRY_SECONDS = 5.0
-PARENT_RUN = -1
-"""Stands for the study's own run where a trial's number is expected."""
+
+
+@dataclass
+class Said:
+    """What a run was told so far, by this session or an earlier one, sent or not.
+
+    Attributes:
+        open: whether it was begun and not ended since.
+        steps: those that have metrics.
+        time_ms: of the latest event: a clock that steps back does not take a run's points with it.
+    """
+
+    begun: bool = False
+    open: bool = False
+    steps: set[int] = field(default_factory=set)
+    time_ms: int = 0
 
 
 class StudyWriter:
     """Writes a study into its MLflow experiment: one parent run, one child run a trial.
 
     Every method returns at once, and raises nothing but the OSError of a full disk. Events carry the time of their
-    making, so that sending one twice changes nothing. `runs` maps a trial's number to its run id, as far as known.
+    making, so that sending one twice changes nothing. `said` maps a trial's number to what its run was told.
     """
 
     def __init__(self, client: MlflowClient, experiment: str, spool: Path) -> None:
-        self._client, self._experiment = client, experiment
+        self._experiment, self._root = experiment, spool.parent
         self._spool = Spool(spool)
-        self._root = spool.parent
-        self.runs: dict[int, str] = {}
-        self.experiment_id: str | None = None
+        self._store = StudyStore(client, experiment, self._root)
+        self.said: defaultdict[int, Said] = defaultdict(Said)
+        for event in self._spool.past:
+            self._note(event)
         self._stop = threading.Event()
-        self._failing = False
+        self._failing = self._rewound = False
         self.closed = False
         self._thread = threading.Thread(target=self._send_all, name="mlflow-writer", daemon=True)
         self._thread.start()
+
+    @property
+    def experiment_id(self) -> str | None:
+        """The experiment's id; None while the store does not answer."""
+        return self._store.experiment_id
+
+    @property
+    def runs(self) -> Mapping[int, str]:
+        """The run id of each trial, by its number, as far as known."""
+        return self._store.runs
+
+    def open_trials(self) -> list[int]:
+        """Returns the trials whose runs were begun and not ended, by this session or an earlier one."""
+        return sorted(number for number, said in self.said.items() if said.open and number != PARENT_RUN)
 
     def start_study(self, params: Mapping[str, Any], tags: Mapping[str, str], note: str) -> None:
         """Opens the parent run, anew or again."""
@@ -54,8 +81,9 @@ class StudyWriter:
         self._put(number, "start", name=name, role=Role.TRIAL, params=params, tags={**tags, TRIAL: str(number)})
 
     def log(self, number: int, step: int, metrics: Mapping[str, float], time_ms: int | None = None) -> None:
-        """Logs metrics at a training step; again with the same time changes nothing."""
-        self._put(number, "metrics", time_ms, step=step, metrics=metrics)
+        """Logs metrics at a training step, unless the run has some at this step already."""
+        if step not in self.said[number].steps:
+            self._put(number, "metrics", time_ms, step=step, metrics=metrics)
 
     def tag(self, number: int, tags: Mapping[str, str]) -> None:
         """Sets tags of a trial's run."""
@@ -83,17 +111,32 @@ class StudyWriter:
         """Sends what is left, for at most `timeout` seconds; False if some is left on disk for the next time."""
         done = self._spool.wait_empty(timeout)
         self._stop.set()
-        self._thread.join(timeout=10)
+        self._thread.join(timeout=1)  # it may wait for a server that hangs: what it sends then is sent again
         self._spool.close()
         self.closed = True
         return done
 
     def _put(self, number: int, what: str, time_ms: int | None = None, **details: Any) -> None:
-        self._spool.put({"what": what, "trial": number, "time_ms": time_ms or int(time.time() * 1000), **details})
+        time_ms = max(time_ms or int(time.time() * 1000), self.said[number].time_ms)
+        event = {"what": what, "trial": number, "time_ms": time_ms, **details}
+        self._spool.put(event)
+        self._note(event)
+
+    def _note(self, event: Event) -> None:
+        said = self.said[event["trial"]]
+        said.time_ms = max(said.time_ms, event["time_ms"])
+        if event["what"] == "start":
+            said.begun = said.open = True
+        elif event["what"] == "end":
+            said.open = False
+        elif event["what"] == "metrics":
+            said.steps.add(event["step"])
 
     def _send_all(self) -> None:
         while not self._stop.is_set():
             events = self._spool.take(BATCH, timeout=0.5)
+            if events and not self._ready():
+                continue
             # Metrics of one run go together; everything else alone, so that what MLflow refuses takes nothing with it.
             for _, same in groupby(enumerate(events), key=_group):
                 group = [event for _, event in same]
@@ -101,100 +144,45 @@ class StudyWriter:
                     break
                 self._spool.remove(len(group))
 
+    def _ready(self) -> bool:
+        """Whether the store answers; one that has lost the study, or never had it, is to be sent all of it, once."""
+        try:
+            self._store.ask()
+        except Exception as error:  # see _sent
+            self._wait(error)
+            return False
+        if PARENT_RUN not in self._store.runs and self._spool.any_sent and not self._rewound:
+            self._rewound = True
+            self._spool.rewind()
+            return False
+        return True
+
     def _sent(self, events: list[Event]) -> bool:
         """Sends events once; True if that is over with, False if they are to be sent again after a pause."""
         try:
-            if events[0]["what"] == "metrics":
-                self._send_metrics(events)
-            else:
-                self._send_one(events[0])
+            self._store.send(events)
+        except UselessError as error:
+            what = f"{events[0]['what']} of trial {events[0]['trial']}"
+            log.warning("MLflow cannot take the %s, which is left out: %s", what, _line(error))
         except Exception as error:  # a server that is away, in whichever of its many ways: the events stay on disk
-            refused = isinstance(error, MlflowException) and error.error_code in _HOPELESS
-            if refused or isinstance(error, FileNotFoundError | KeyError):
-                what = f"{events[0]['what']} of trial {events[0]['trial']}"
-                log.warning("MLflow cannot take the %s, which is left out: %s", what, _line(error))
-                return True
-            if not self._failing:
-                log.warning("MLflow does not answer; what it should have is kept on disk: %s", _line(error))
-            self._failing = True
-            self.experiment_id = None  # what was sent may have arrived: the store is asked again which runs it has
-            self._stop.wait(RETRY_SECONDS)
+            self._wait(error)
             return False
         if self._failing:
             log.warning("MLflow answers again")
         self._failing = False
         return True
 
-    def _send_metrics(self, events: list[Event]) -> None:
-        metrics = [
-            Metric(key, value, event["time_ms"], event["step"])
-            for event in events
-            for key, value in event["metrics"].items()
-        ]
-        for first in range(0, len(metrics), 1000):  # MLflow's limit
-            self._client.log_batch(self._run_id(events[0]["trial"]), metrics=metrics[first : first + 1000])
-
-    def _send_one(self, event: Event) -> None:
-        if event["what"] == "start":
-            self._send_start(event)
-            return
-        run_id = self._run_id(event["trial"])
-        if event["what"] == "artifacts":
-            for file in event["files"]:
-                self._client.log_artifact(run_id, str(self._root / file), event["folder"])
-        else:
-            self._client.log_batch(run_id, tags=_tags(event["tags"]))
-        if event["what"] == "end":
-            self._client.set_terminated(run_id, event["status"], event["time_ms"])
-
-    def _send_start(self, event: Event) -> None:
-        number = event["trial"]
-        known = self._known_runs()
-        assert self.experiment_id is not None
-        if number in known:
-            self._client.update_run(known[number], status="RUNNING")
-            for tag in {OUTCOME, REASON} & self._client.get_run(known[number]).data.tags.keys():
-                self._client.delete_tag(known[number], tag)
-        else:
-            tags = {ROLE: event["role"], RUN_NAME: event["name"], **event["tags"]}
-            if number != PARENT_RUN:
-                tags[PARENT] = self._run_id(PARENT_RUN)
-            run = self._client.create_run(self.experiment_id, start_time=event["time_ms"], tags=tags)
-            self.runs[number] = run.info.run_id
-        params = [Param(key, _text(value)) for key, value in event["params"].items()]
-        self._client.log_batch(self.runs[number], params=params, tags=_tags(event["tags"]))
-
-    def _run_id(self, number: int) -> str:
-        return self._known_runs()[number]
-
-    def _known_runs(self) -> dict[int, str]:
-        """Returns the runs that the store has; it is asked once, since no one else writes this study."""
-        if self.experiment_id is None:
-            experiment = self._client.get_experiment_by_name(self._experiment)
-            experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(self._experiment)
-            self._client.set_experiment_tag(experiment_id, view.TAG, view.view_tag())
-            for run in search_runs(self._client, experiment_id, Role.STUDY) + search_runs(
-                self._client, experiment_id, Role.TRIAL
-            ):
-                self.runs[int(run.data.tags.get(TRIAL, PARENT_RUN))] = run.info.run_id
-            self.experiment_id = experiment_id
-        return self.runs
+    def _wait(self, error: Exception) -> None:
+        if not self._failing:
+            log.warning("MLflow does not answer; what it should have is kept on disk: %s", _line(error))
+        self._failing = True
+        self._store.doubt()
+        self._stop.wait(RETRY_SECONDS)
 
 
 def _group(numbered: tuple[int, Event]) -> tuple[str, int]:
     i, event = numbered
     return ("metrics", event["trial"]) if event["what"] == "metrics" else ("alone", i)
-
-
-_HOPELESS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST")
-
-
-def _tags(tags: Mapping[str, str]) -> list[RunTag]:
-    return [RunTag(key, value) for key, value in tags.items()]
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _line(error: Exception) -> str:

@@ -1,0 +1,141 @@
+"""A study's experiment in MLflow: what sends events to it. Sending the same again changes nothing."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from study.tracking import view
+from study.tracking.names import OUTCOME, PARENT, PARENT_RUN, REASON, ROLE, RUN_NAME, TRIAL, Role
+from study.tracking.reader import search_runs
+from study.tracking.spool import Event
+
+METRICS_AT_ONCE = 1000
+"""MLflow's limit."""
+HOPELESS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST")
+
+
+class UselessError(Exception):
+    """What could never be sent."""
+
+
+class StudyStore:
+    """The runs of a study in its experiment, which no one else writes.
+
+    `runs` maps a trial's number to its run id, as far as known; `experiment_id` is None until the store has answered.
+    """
+
+    def __init__(self, client: MlflowClient, experiment: str, root: Path) -> None:
+        self._client, self._experiment, self._root = client, experiment, root.resolve()
+        self.runs: dict[int, str] = {}
+        self.experiment_id: str | None = None
+
+    def ask(self) -> None:
+        """Asks the store, once, which runs it has.
+
+        A server that hangs may make a run for each of several requests: of such runs one stays.
+        """
+        if self.experiment_id is not None:
+            return
+        experiment = self._client.get_experiment_by_name(self._experiment)
+        experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(self._experiment)
+        self._client.set_experiment_tag(experiment_id, view.TAG, view.view_tag())
+        found: dict[int, list[str]] = {}
+        for role in (Role.STUDY, Role.TRIAL):
+            for run in search_runs(self._client, experiment_id, role):
+                found.setdefault(int(run.data.tags.get(TRIAL, PARENT_RUN)), []).append(run.info.run_id)
+        for number, run_ids in found.items():
+            mine = self.runs.get(number)
+            kept = mine if mine in run_ids else min(run_ids)
+            for run_id in run_ids:
+                if run_id != kept:
+                    self._client.delete_run(run_id)
+            found[number] = [kept]
+        self.runs = {number: run_ids[0] for number, run_ids in found.items()}
+        self.experiment_id = experiment_id
+
+    def doubt(self) -> None:
+        """Lets the store be asked again: what seemed not to arrive may have arrived."""
+        self.experiment_id = None
+
+    def send(self, events: Sequence[Event]) -> None:
+        """Sends one event, or several that are metrics of one run.
+
+        Raises:
+            UselessError: if the store answers, but never takes this.
+            Exception: whatever a store raises that is away.
+        """
+        try:
+            if events[0]["what"] == "metrics":
+                self._send_metrics(events)
+            else:
+                self._send_one(events[0])
+        except MlflowException as error:
+            if error.error_code not in HOPELESS:
+                raise
+            self.doubt()
+            self.ask()  # raises if it was not the store that refused, but something in front of one that is away
+            raise UselessError(str(error)) from None
+
+    def _send_metrics(self, events: Sequence[Event]) -> None:
+        metrics = [
+            Metric(key, value, event["time_ms"], event["step"])
+            for event in events
+            for key, value in event["metrics"].items()
+        ]
+        for first in range(0, len(metrics), METRICS_AT_ONCE):
+            part = metrics[first : first + METRICS_AT_ONCE]
+            self._client.log_batch(self._run_id(events[0]["trial"]), metrics=part)
+
+    def _send_one(self, event: Event) -> None:
+        if event["what"] == "start":
+            self._send_start(event)
+            return
+        if event["what"] == "end" and event["trial"] == PARENT_RUN:
+            self.doubt()  # a last look for runs that were made twice
+        run_id = self._run_id(event["trial"])
+        if event["what"] == "artifacts":
+            for file in event["files"]:
+                path = (self._root / file).resolve()
+                if not (path.is_file() and path.is_relative_to(self._root)):
+                    raise UselessError(f"there is no file {file} in the study's folder")
+                self._client.log_artifact(run_id, str(path), event["folder"])
+        else:
+            self._client.log_batch(run_id, tags=_tags(event["tags"]))
+        if event["what"] == "end":
+            self._client.set_terminated(run_id, event["status"], event["time_ms"])
+
+    def _send_start(self, event: Event) -> None:
+        number = event["trial"]
+        self.ask()
+        assert self.experiment_id is not None
+        if number in self.runs:
+            self._client.update_run(self.runs[number], status="RUNNING")
+            for tag in {OUTCOME, REASON} & self._client.get_run(self.runs[number]).data.tags.keys():
+                self._client.delete_tag(self.runs[number], tag)
+        else:
+            tags = {ROLE: event["role"], RUN_NAME: event["name"], **event["tags"]}
+            if number != PARENT_RUN:
+                tags[PARENT] = self._run_id(PARENT_RUN)
+            run = self._client.create_run(self.experiment_id, start_time=event["time_ms"], tags=tags)
+            self.runs[number] = run.info.run_id
+        params = [Param(key, _text(value)) for key, value in event["params"].items()]
+        self._client.log_batch(self.runs[number], params=params, tags=_tags(event["tags"]))
+
+    def _run_id(self, number: int) -> str:
+        self.ask()
+        if number not in self.runs:
+            raise UselessError("it has no such run")
+        return self.runs[number]
+
+
+def _tags(tags: Mapping[str, str]) -> list[RunTag]:
+    return [RunTag(key, value) for key, value in tags.items()]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

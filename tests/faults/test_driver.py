@@ -1,0 +1,54 @@
+"""The driver killed at one moment after the other, each time resumed; the machine restarted; time that jumps."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Study, run, search
+from tests.faults.checks import check_as_never_stopped, check_whole, optuna_study
+from tests.faults.search import MOMENTS
+
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
+
+TRIALS = 7
+NEW = ["--preset", "smoke", "--gpus", "0", "--scheduler", "none", "--trials", str(TRIALS)]
+
+
+def test_killed_at_every_moment_and_resumed_is_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "studies" / "study"
+    for moment in MOMENTS:
+        more = ["--resume"] if (folder / "study.yaml").exists() else NEW
+        done = run(["-m", "tests.faults.search", "--name", "study", *more], tmp_path, DIES=moment)
+        assert done.returncode == -signal.SIGKILL, f"{moment}: {done.stdout}{done.stderr}"
+    done = run(["-m", "study.search", "--name", "study", "--resume"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    study = Study(tmp_path, "study", done.stdout)
+    outcomes = check_whole(folder, study.client, TRIALS)
+    assert set(outcomes.values()) == {"completed"}
+    for number in range(TRIALS):
+        check_as_never_stopped(folder, number)
+    names = [trial.user_attrs.get("known_good") for trial in optuna_study(folder).trials]
+    assert None not in names[:5]
+    assert len(set(names[:5])) == 5
+
+
+def test_a_finished_study_goes_on_from_what_it_knows(tmp_path: Path) -> None:
+    search(tmp_path, "study", "--gpus", "0", "--trials", "12", "--steps", "20")
+    done = run(["-m", "study.search", "--name", "study", "--resume", "--trials", "15"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "studies" / "study"
+    check_whole(folder, Study(tmp_path, "study", done.stdout).client, 15)
+    for trial in optuna_study(folder).trials[12:]:  # drawn from a model of the first twelve, not at random
+        assert "tpe:relative_params:0" in trial.system_attrs
+
+
+def test_a_clock_that_jumps_changes_no_result_and_no_order(tmp_path: Path) -> None:
+    done = run(["-m", "tests.faults.search", "--name", "study", *NEW], tmp_path, FAULTS="clock")
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = tmp_path / "studies" / "study"
+    study = Study(tmp_path, "study", done.stdout)
+    check_whole(folder, study.client, TRIALS)
+    check_as_never_stopped(folder, 0)
+    for trial in study.trials().values():
+        assert all(0 <= seconds < 600 for _, seconds in study.history(trial, "train_seconds"))
