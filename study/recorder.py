@@ -7,15 +7,23 @@ from typing import Any
 from study.display import Display
 from study.layout import StudyConfig, StudyFolder
 from study.rows import METRICS
-from study.tracking.names import CHECKPOINT, Outcome
+from study.tracking.names import CHECKPOINT, TRIALS_PER_GPU, Outcome
 from study.tracking.writer import StudyWriter
 
 
 class Recorder:
     """Listens to the searcher, on behalf of everyone who wants to know. `running` are the trials without an end."""
 
-    def __init__(self, config: StudyConfig, folder: StudyFolder, writer: StudyWriter, display: Display) -> None:
+    def __init__(
+        self,
+        config: StudyConfig,
+        folder: StudyFolder,
+        writer: StudyWriter,
+        display: Display,
+        trials_per_gpu: int = 1,
+    ) -> None:
         self._config, self._folder, self._writer, self._display = config, folder, writer, display
+        self._slot_tags = {} if trials_per_gpu == 1 else {TRIALS_PER_GPU: str(trials_per_gpu)}
         self._placed: set[int] = set()
         self.running: set[int] = set()
 
@@ -36,7 +44,7 @@ class Recorder:
         self._writer.log(number, result["step"], {name: result[name] for name in METRICS}, result["time_ms"])
         if number not in self._placed:
             self._placed.add(number)
-            self._writer.tag(number, {"node": result["node"], "gpu_ids": result["gpu_ids"]})
+            self._writer.tag(number, {"node": result["node"], "gpu_ids": result["gpu_ids"], **self._slot_tags})
 
     def trial_ended(self, number: int, outcome: Outcome, reason: str | None, traceback: str | None) -> None:
         """Closes the trial's run with its checkpoint, and clears what only a continuation would need."""

@@ -76,14 +76,16 @@ def finish(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Consol
     return 1
 
 
-def table(folder: StudyFolder, study: optuna.Study) -> list[dict[str, Any]]:
+def table(
+    folder: StudyFolder, study: optuna.Study, unfinished: str | None = Outcome.STOPPED_EARLY.value
+) -> list[dict[str, Any]]:
     """Returns one row for each evaluation of the trials, with how each trial ended.
 
-    A trial that a resumed study would go on with was stopped early.
+    `unfinished` is what is said of one without an end: in a session that is over, it was stopped early.
     """
     outcomes = {state: outcome.value for outcome, state in STATES.items()}
     return [
-        row | {"outcome": outcomes.get(trial.state, Outcome.STOPPED_EARLY.value)}
+        row | {"outcome": outcomes.get(trial.state, unfinished)}
         for trial in study.get_trials(deepcopy=False)
         for row in folder.trial(trial.number).rows()
     ]

@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 
 from search_spaces import KNOWN_GOOD, SPACES
 from study.errors import UserError
-from study.tracking.names import Outcome
+from study.tracking.names import TRIALS_PER_GPU, Outcome
 from study.uris import redacted, sqlite_path
 
 METRIC = "best_val_loss"
@@ -91,8 +91,11 @@ class StudySearcher(Searcher):
     scheduler, nor failed, when Tune ends, stay unfinished, for --resume. Nothing of it lives in Ray's files.
     """
 
-    def __init__(self, study: optuna.Study, space: str, steps: int, listener: Listener) -> None:
+    def __init__(
+        self, study: optuna.Study, space: str, steps: int, listener: Listener, trials_per_gpu: int = 1
+    ) -> None:
         super().__init__(metric=METRIC, mode="min")
+        self._trials_per_gpu = trials_per_gpu
         self._study, self._space, self._steps, self._listener = study, space, steps, listener
         self._unfinished = iter(unfinished(study))
         self._numbers: dict[str, int] = {}  # by Tune's trial id
@@ -109,6 +112,8 @@ class StudySearcher(Searcher):
         if schedule is None:  # a new trial, or one whose driver died before it kept this: it gets the same parameters
             schedule = SPACES[self._space](trial)
             trial.set_user_attr(SCHEDULE, schedule)
+        if self._trials_per_gpu > trial.user_attrs.get(TRIALS_PER_GPU, 1):
+            trial.set_user_attr(TRIALS_PER_GPU, self._trials_per_gpu)
         number = trial.number
         self._numbers[trial_id], self._trials[number] = number, trial
         known_good = trial.user_attrs.get(KNOWN)

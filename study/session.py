@@ -37,7 +37,7 @@ def run_session(plan: Plan, console: Console) -> int:
     stop = Stop(plan.time_budget)
     writer = StudyWriter(plan.client, config.name, folder.spool)
     with Display(console, config.trials, config.training.steps, ended) as display, stop.on_signals():
-        recorder = Recorder(config, folder, writer, display)
+        recorder = Recorder(config, folder, writer, display, plan.slots.trials_per_gpu)
         try:
             params = flat(config.to_dict())
             tags = facts(config.corpus_sha256) | {"trials": str(params.pop("trials"))}  # a param could not change
@@ -58,7 +58,8 @@ def run_session(plan: Plan, console: Console) -> int:
 
 def _run_trials(plan: Plan, study: optuna.Study, recorder: Recorder, trials: int, stop: Stop) -> None:
     config, folder = plan.config, plan.folder
-    searcher = StudySearcher(study, config.space, config.training.steps, recorder)
+    steps, trials_per_gpu = config.training.steps, plan.slots.trials_per_gpu
+    searcher = StudySearcher(study, config.space, steps, recorder, trials_per_gpu)
     scheduler = None
     if config.scheduler == "asha":
         scheduler = SparingASHA(config.training.steps, config.grace_steps)

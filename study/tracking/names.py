@@ -10,6 +10,8 @@ ROLE = "role"
 TRIAL = "trial"
 OUTCOME = "outcome"
 REASON = "reason"
+TRIALS_PER_GPU = "trials_per_gpu"
+"""Of a trial that shared its GPU: with how many at most, itself included."""
 CHECKPOINT = "checkpoint"
 """The artifact folder of a trial's best weights and config."""
 
