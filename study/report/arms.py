@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from study.display import describe
 from study.report.data import Curve
 from study.report.style import NARROW, colour, figure, label_ends
 
@@ -29,7 +30,7 @@ LOOKS: dict[str, tuple[str, Any]] = {  # by arm, or what it begins with
     "linear": ("teal", SOLID),
     "winner": ("accent", SOLID),
 }
-SETTLED = 0.25
+SETTLED = 0.35
 """Share of the steps after which losses are near their end: the frame is made for what follows."""
 
 
@@ -41,14 +42,21 @@ def draw_rates_and_losses(curves: Sequence[Curve], baseline: str | None, width: 
     """Draws the rate of the first curve above the losses of all; a band is one standard deviation over the seeds."""
     narrow = width == NARROW
     lines = -(-len(curves) // 2)
-    drawn = figure(width, 400 + 19 * lines if narrow else 460)
-    rates, losses = drawn.subplots(2, 1, sharex=True, height_ratios=[1, 2.4])
+    drawn = figure(width, 420 + 19 * lines if narrow else 520)
+    rates, losses = drawn.subplots(2, 1, sharex=True, height_ratios=[1, 3])
     winner, steps = curves[0], max(c.steps[-1] for c in curves)
-    rates.plot(winner.steps, winner.dropout_rates, color=colour("accent"), linewidth=2.6)
-    rates.fill_between(winner.steps, winner.dropout_rates, color=colour("accent"), alpha=0.1, linewidth=0)
+    steered = winner.schedule["kind"] == "val_loss"  # it changes at evaluations only
+    rates.plot(
+        winner.steps, winner.dropout_rates, color=colour("accent"), linewidth=2.6,
+        drawstyle="steps-post" if steered else "default",
+    )  # fmt: skip
+    rates.fill_between(
+        winner.steps, winner.dropout_rates, color=colour("accent"), alpha=0.1, linewidth=0,
+        step="post" if steered else None,
+    )  # fmt: skip
     rates.set_ylim(0, max(0.05, *winner.dropout_rates) * 1.15)
     rates.set_ylabel("dropout rate")
-    rates.set_title(winner.arm, color=colour("accent"))
+    rates.set_title(describe(winner.schedule), color=colour("accent"))
     for curve in reversed(curves):
         shade, dashes = _look(curve.arm)
         strong = curve is winner or curve.arm == baseline
@@ -59,7 +67,7 @@ def draw_rates_and_losses(curves: Sequence[Curve], baseline: str | None, width: 
             )
         losses.plot(
             curve.steps, curve.val_losses, color=colour(shade), linestyle=dashes, label=curve.arm,
-            linewidth=2.6 if strong else 1.5, zorder=3 if strong else 2,
+            linewidth=2.6 if strong else 1.4, zorder=3 if strong else 2,
         )  # fmt: skip
     _frame(losses, curves, steps)
     losses.set_xlim(0, steps)
@@ -72,7 +80,7 @@ def draw_rates_and_losses(curves: Sequence[Curve], baseline: str | None, width: 
     else:
         low, high = losses.get_ylim()
         ends = [(min(c.val_losses[-1], high), c.arm, colour(_look(c.arm)[0])) for c in curves]
-        label_ends(losses, ends, steps, (high - low) * 0.056)
+        label_ends(losses, ends, steps, (high - low) * 0.06)
     return drawn
 
 
@@ -90,20 +98,21 @@ def _frame(losses: Axes, curves: Sequence[Curve], steps: int) -> None:
     losses.set_ylim(low - pad, high + pad)
 
 
-def draw_differences(arms: Sequence[Mapping[str, Any]], baseline: str, width: float) -> Figure:
+def draw_differences(arms: Sequence[Mapping[str, Any]], baseline: str, alpha: float, width: float) -> Figure:
     """Draws each arm's difference from the baseline with its interval; below 0 is better.
 
     Args:
         arms: those of verdict.json that have a difference.
+        alpha: the level of the tests.
     """
     narrow = width == NARROW
     drawn = figure(width, 66 + (40 if narrow else 30) * len(arms))
     axes = drawn.subplots()
-    axes.axvline(0, color=colour("orange"), linewidth=1.6)
+    axes.axvline(0, color=colour("muted"), linewidth=1.4)
     for row, arm in enumerate(arms):
         found = arm["difference"]
-        significant = found["p_holm"] is not None and found["p_holm"] < 0.05
-        shade = colour("accent" if significant else "muted")
+        significant = found["p_holm"] is not None and found["p_holm"] < alpha
+        shade = colour("grey" if not significant else "accent" if found["mean"] < 0 else "orange")
         if found["low"] is not None:
             axes.plot([found["low"], found["high"]], [row, row], color=shade, linewidth=2.4)
         axes.plot(found["mean"], row, "o", color=shade, markersize=7)

@@ -235,6 +235,7 @@ class Curve:
     """One arm's values over the steps: their mean over the seeds, and one standard deviation (0 for a single seed)."""
 
     arm: str
+    schedule: dict[str, Any]
     steps: tuple[int, ...]
     dropout_rates: tuple[float, ...]
     val_losses: tuple[float, ...]
@@ -252,6 +253,7 @@ def arm_curve(arm: str, rows: Iterable[Row]) -> Curve:
     losses = [[row["val_loss"] for row in found] for found in at]
     return Curve(
         arm=arm,
+        schedule=json.loads(at[0][0]["schedule"]),
         steps=tuple(steps),
         dropout_rates=tuple(fmean(row["dropout_rate"] for row in found) for found in at),
         val_losses=tuple(fmean(values) for values in losses),
@@ -264,6 +266,7 @@ def trial_curve(name: str, trial: Trial) -> Curve:
     """Returns the curve of a single trial."""
     return Curve(
         arm=name,
+        schedule=trial.schedule,
         steps=trial.steps,
         dropout_rates=trial.dropout_rates,
         val_losses=trial.val_losses,

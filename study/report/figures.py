@@ -13,8 +13,6 @@ from model.schedules import ValLoss, from_dict
 from study.report.data import Best, Rung, Trial, pareto_front, ranked
 from study.report.style import LEVELS, NARROW, colour, figure, level
 
-WHOLE = MaxNLocator(5, integer=True)
-
 
 def draw_schedules(trials: Sequence[Trial], steps: int, width: float) -> Figure:
     """Draws each trial's rate over the steps, a panel a kind: completed trials in the colour of their rank."""
@@ -70,11 +68,13 @@ def _draw_key(axes: Axes, best_first: Sequence[Trial]) -> None:
     axes.set_xlim(0, 1)
     if not best_first:
         return
-    axes.bar(np.arange(LEVELS) / LEVELS, 1, 1 / LEVELS, align="edge", color=[level(i / (LEVELS - 1)) for i in range(LEVELS)])
+    axes.bar(
+        np.arange(LEVELS) / LEVELS, 1, 1 / LEVELS, align="edge", color=[level(i / (LEVELS - 1)) for i in range(LEVELS)]
+    )
     losses = [t.best_val_loss for t in best_first]
-    ends = [(0, "left", f"best {losses[0]:.3f}")]
+    ends = [(0.0, "left", f"best {losses[0]:.3f}")]
     if len(losses) > 1:
-        ends.append((1, "right", f"worst {losses[-1]:.3f}"))
+        ends.append((1.0, "right", f"worst {losses[-1]:.3f}"))
     if len(losses) > 2:
         ends.append((0.5, "center", f"median {median(losses):.3f}"))
     for x, side, text in ends:
@@ -86,24 +86,32 @@ def _draw_key(axes: Axes, best_first: Sequence[Trial]) -> None:
 def draw_best_so_far(history: Sequence[Best], trials: Sequence[Trial], width: float) -> Figure:
     """Draws the best loss so far over trials, and over the training time that all trials up to one took."""
     narrow = width == NARROW
-    drawn = figure(width, 470 if narrow else 260)
-    by_trial, by_time = drawn.subplots(2 if narrow else 1, 1 if narrow else 2, sharey=True)
-    minutes = max(history[-1].train_seconds, 1e-9) > 180
+    drawn = figure(width, 460 if narrow else 260)
+    panels = drawn.subplots(2 if narrow else 1, 1 if narrow else 2, sharey=True, squeeze=False).ravel()
+    unit, size = ("minutes", 60) if history[-1].train_seconds > 180 else ("seconds", 1)
+    sides = (
+        ([float(b.number) for b in history], "trial"),
+        ([b.train_seconds / size for b in history], f"training {unit}, all trials"),
+    )
     losses = {t.number: t.best_val_loss for t in trials if t.steps}
-    for axes, xs, label in (
-        (by_trial, [b.number for b in history], "trial"),
-        (by_time, [b.train_seconds / (60 if minutes else 1) for b in history], f"training {'minutes' if minutes else 'seconds'}, all trials"),
-    ):
-        known = [(x, b.best_val_loss) for x, b in zip(xs, history, strict=True) if b.best_val_loss is not None]
-        if known:
-            axes.plot(*zip(*known, strict=True), color=colour("accent"), drawstyle="steps-post", linewidth=2.4)
+    ended = [losses[b.number] for b in history if b.completed] or list(losses.values())
+    pad = max(max(ended) - min(ended), 1e-3) * 0.15
+    top = max(ended) + pad
+    for axes, (xs, label) in zip(panels, sides, strict=True):
+        best = [(x, b.best_val_loss) for x, b in zip(xs, history, strict=True) if b.best_val_loss is not None]
+        if best:
+            axes.plot(*zip(*best, strict=True), color=colour("accent"), drawstyle="steps-post", linewidth=2.4)
         for x, b in zip(xs, history, strict=True):
-            _mark(axes, x, losses[b.number], b.completed, f"trial-{b.number}")
+            if losses[b.number] <= top:
+                _mark(axes, x, losses[b.number], b.completed, f"trial-{b.number}")
+            else:
+                (mark,) = axes.plot(x, top, "^", color=colour("grey"), markersize=5, clip_on=False)
+                mark.set_gid(f"trial-{b.number}")
+        axes.set_ylim(min(ended) - pad, top)
         axes.set_xlabel(label)
-        axes.xaxis.set_major_locator(WHOLE)
-    by_trial.set_ylabel("best_val_loss")
-    if narrow:
-        by_time.set_ylabel("best_val_loss")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    for axes in panels[: 2 if narrow else 1]:
+        axes.set_ylabel("best_val_loss")
     return drawn
 
 
@@ -159,7 +167,7 @@ def draw_rungs(everywhere: Sequence[Rung], rungs: Sequence[Rung], steps: int, wi
     axes.set_xlim(0, steps * 1.02)
     axes.set_xlabel("step")
     axes.set_ylabel("rank correlation with the end")
-    axes.xaxis.set_major_locator(WHOLE)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     return drawn
 
 

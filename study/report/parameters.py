@@ -11,7 +11,8 @@ import optuna
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as plots
@@ -57,7 +58,10 @@ def draw_importances(study: optuna.Study, found: Importance) -> Drawing:
         with _quiet():
             axes = plots.plot_param_importances(study)
         for bar in axes.patches:
-            bar.set_color(colour("accent"))
+            assert isinstance(bar, Rectangle)
+            bar.set(color=colour("accent"), height=0.56, y=bar.get_y() + 0.12)
+        for label in axes.texts:
+            label.set_text(f"\N{NO-BREAK SPACE}{label.get_text()}")
         if (legend := axes.get_legend()) is not None:
             legend.remove()
         axes.set(xlabel="importance", ylabel="", xlim=(0, 1.15 * max(found.shares.values())))
@@ -70,17 +74,22 @@ def draw_importances(study: optuna.Study, found: Importance) -> Drawing:
 def draw_slices(study: optuna.Study, found: Importance) -> list[Drawing]:
     """Returns Optuna's slice of each parameter, most important first: the completed trials' losses along it."""
 
+    completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    losses = [trial.value for trial in completed if trial.value is not None]
+    pad = 0.06 * (max(losses) - min(losses))
+
     def draw(name: str) -> Figure:
         with _quiet():
             axes = plots.plot_slice(study, params=[name], target_name="best_val_loss")
+        assert isinstance(axes, Axes)  # of one parameter
         for bar in axes.figure.axes[1:]:  # says which colour is which trial
             bar.remove()
         for points in axes.collections:
+            points.set_array(None)
             points.set(color=colour("accent"), alpha=0.75, sizes=[34])
-        if isinstance(_kind(study, name), FloatDistribution) and axes.get_xscale() == "linear":
-            axes.xaxis.set_major_locator(MaxNLocator(4))
-        if isinstance(_kind(study, name), IntDistribution):
-            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        _show_range(axes, _distribution(study, name))
+        axes.set_ylim(min(losses) - pad, max(losses) + pad)
+        axes.yaxis.set_major_locator(MaxNLocator(5))
         return _ours(axes, SLICE[0], SLICE[1])
 
     return [
@@ -103,8 +112,25 @@ def winner_edges(study: optuna.Study) -> list[Edge]:
     return [edge for edge in edges if edge is not None]
 
 
-def _kind(study: optuna.Study, name: str) -> BaseDistribution:
+def _distribution(study: optuna.Study, name: str) -> BaseDistribution:
     return next(t.distributions[name] for t in study.get_trials(deepcopy=False) if name in t.distributions)
+
+
+def _show_range(axes: Axes, kind: BaseDistribution) -> None:
+    """Shows the whole range that was searched, not only where trials lie."""
+    if not isinstance(kind, FloatDistribution | IntDistribution):
+        labels = [label.get_text().strip("'") for label in axes.get_xticklabels()]  # Optuna writes them as in Python
+        axes.set_xticks(axes.get_xticks(), labels)
+    elif kind.log:
+        pad = (kind.high / kind.low) ** 0.05
+        axes.set_xlim(kind.low / pad, kind.high * pad)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        pad = (kind.high - kind.low) * 0.05
+        axes.set_xlim(kind.low - pad, kind.high + pad)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=isinstance(kind, IntDistribution)))
 
 
 def _ours(axes: Axes, width: float, height: float) -> Figure:
@@ -132,8 +158,9 @@ def _ours(axes: Axes, width: float, height: float) -> Figure:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Optuna's warnings that these plots are experimental."""
+    """Without warnings that these plots are experimental, and of what the caption says."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        warnings.filterwarnings("ignore", message="No artists with labels found")
+        for ours in ("No artists with labels found", "Attempting to set identical", "Some regimes for parameter"):
+            warnings.filterwarnings("ignore", message=ours)  # one completed trial with a parameter is no mistake
         yield

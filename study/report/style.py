@@ -3,7 +3,7 @@
 import html
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -72,7 +72,7 @@ def drawing() -> Iterator[None]:
                 "figure.dpi": 72,  # a point is a unit of the SVG
                 "svg.fonttype": "none",
                 "text.parse_math": False,  # names of arms are foreign
-                "font.family": "DejaVu Sans",  # comes with matplotlib, and is wider than what pages show: nothing overlaps
+                "font.family": "DejaVu Sans",  # comes with matplotlib; wider than what pages show, so nothing overlaps
                 "font.size": 12,
                 "axes.labelsize": 12,
                 "axes.titlesize": 12,
@@ -148,6 +148,9 @@ def one_width(name: str, alt: str, draw: Callable[[], Figure]) -> Drawing:
 
 def inline(drawn: Figure, prefix: str, alt: str, titles: Mapping[str, str]) -> str:
     """Returns a figure as an `svg` element with the page's colours and fonts, and ids that no other figure has."""
+    if (layout := drawn.get_layout_engine()) is not None:  # left to savefig, all would be drawn once more for it
+        layout.execute(drawn)
+        drawn.set_layout_engine("none")
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": prefix}):
         drawn.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -181,22 +184,36 @@ def standalone(svg: str) -> str:
     return f"{head.replace('<svg', f'<svg {names}', 1)}><style>{css}</style>{body}"
 
 
-def label_ends(axes: Axes, ends: list[tuple[float, str, str]], x: float, gap: float) -> None:
-    """Writes a name at the right end of each line, moved apart where they would touch.
+def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], x: float, gap: float) -> None:
+    """Writes a name beside the right end of each line, moved apart where they would touch.
 
     Args:
         ends: (y, name, colour) of each.
-        gap: the least distance between two, in data units.
+        gap: the least distance between two names, in data units.
     """
     ends = sorted(ends)
-    placed: list[float] = []
-    for y, _, _ in ends:
-        placed.append(y if not placed else max(y, placed[-1] + gap))
-    excess = placed[-1] - max(ends[-1][0], axes.get_ylim()[1]) if ends else 0
-    for i in range(len(placed) - 1, -1, -1):  # push down again what went beyond the top
-        limit = placed[i + 1] - gap if i + 1 < len(placed) else placed[i] - max(excess, 0)
-        placed[i] = min(placed[i], limit)
-    for y, (_, name, shade) in zip(placed, ends, strict=True):
+    low, high = axes.get_ylim()
+    for y, (end, name, shade) in zip(spread([y for y, _, _ in ends], gap, low, high), ends, strict=True):
         axes.annotate(
-            name, (x, y), xytext=(6, 0), textcoords="offset points", va="center", color=shade, annotation_clip=False
-        )
+            name, (x, end), xytext=(1.035 * x, y), va="center", color=shade, annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": shade, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 1},
+        )  # fmt: skip
+
+
+def spread(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Moves rising values apart by `gap`, each group about its own mean, and within the bounds if they have room."""
+    groups: list[list[float]] = []  # values of each group
+    for value in values:
+        groups.append([value])
+        while len(groups) > 1 and _first(groups[-1], gap, low, high) < _last(groups[-2], gap, low, high) + gap:
+            groups[-2:] = [groups[-2] + groups[-1]]
+    return [_first(group, gap, low, high) + i * gap for group in groups for i in range(len(group))]
+
+
+def _first(group: Sequence[float], gap: float, low: float, high: float) -> float:
+    extent = (len(group) - 1) * gap
+    return max(min(sum(group) / len(group) - extent / 2, high - extent), low)
+
+
+def _last(group: Sequence[float], gap: float, low: float, high: float) -> float:
+    return _first(group, gap, low, high) + (len(group) - 1) * gap

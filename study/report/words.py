@@ -2,8 +2,7 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from study.display import describe
 from study.report.data import Edge, Rung, Trial, ranked
@@ -30,126 +29,133 @@ def joined(parts: Sequence[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
+def duration(seconds: float) -> str:
+    """Returns a measured time: 40.1 s, 12.3 min, 11.0 h."""
+    if seconds < 600:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 36_000 else f"{seconds / 3600:.1f} h"
+
+
+def reason(trial: Trial) -> str:
+    """Returns why a trial failed, in a line."""
+    lines = (trial.note.reason or "").strip().splitlines()
+    return lines[0] if lines else "its reason was not kept"
+
+
+def outcome(trial: Trial) -> str:
+    """Returns how a trial ended."""
+    return trial.note.outcome.value.replace("_", " ") if trial.note.outcome else "no end yet"
+
+
+def trial_in_words(trial: Trial) -> str:
+    """Returns what is said of a trial where the pointer rests on it."""
+    loss = f", best_val_loss {trial.best_val_loss:.4f}" if trial.steps else ""
+    return f"trial {trial.number}: {describe(trial.schedule)}{loss}, {outcome(trial)}"
+
+
 def unconfirmed(trials: Sequence[Trial]) -> tuple[str, str]:
     """Returns what a search alone says: a sentence, and what it is worth."""
     best_first = ranked(trials)
     if not best_first:
-        failed = [t for t in trials if t.note.outcome is Outcome.FAILED]
-        if trials and len(failed) == len(trials):
-            reason = (failed[0].note.reason or "for a reason that was not kept").splitlines()[0]
-            whose = "Its reason" if len(failed) == 1 else "The first one's reason"
-            return (
-                f"No answer: {'the only trial' if len(failed) == 1 else f'all {len(failed)} trials'} failed.",
-                f"{whose}: {reason}",
-            )
-        return "No answer yet: no trial has reached its end.", "There is no winner before a trial is completed."
-    winner = best_first[0]
-    sentence = (
-        f"Not confirmed: {describe(winner.schedule)} is the best of {count(len(best_first), 'completed trial')}, on one "
-        "seed."
-    )
+        return _no_winner(trials)
+    winner, n = best_first[0], len(best_first)
+    article = "an" if winner.kind[0] in "aeiou" else "a"
+    sentence = f"Not confirmed: {article} {winner.kind} schedule is the best of {n} completed trials, on one seed."
+    if n == 1:
+        sentence = f"Not confirmed: only one trial was completed, with {article} {winner.kind} schedule."
     worth = (
-        f"Trial {winner.number} reached a best_val_loss of {winner.best_val_loss:.4f} at step {winner.best_step:,}. "
+        f"Trial {winner.number}, {describe(winner.schedule)}, reached a best_val_loss of {winner.best_val_loss:.4f} "
     )
-    if len(best_first) > 1:
-        worth += (
-            f"The lowest of {len(best_first)} is biased low: part of it is luck, and with another seed it would most "
-            "likely be higher. "
-        )
+    worth += f"at step {winner.best_step:,}. "
+    if n > 1:
+        worth += f"The lowest of {n} is biased low: part of it is luck, and another seed would most likely give more. "
     constants = [t for t in best_first if t.kind == "constant"]
-    if winner.kind == "constant":
+    if n > 1 and winner.kind == "constant":
         worth += "It is a constant rate: no schedule of this study did better. "
-    elif constants:
+    elif n > 1 and constants:
         gap = constants[0].best_val_loss - winner.best_val_loss
         worth += (
             f"The best constant rate here, {constants[0].schedule['rate']:.3g} (trial {constants[0].number}), reached "
             f"{constants[0].best_val_loss:.4f}: {gap:.4f} more, on the same seed. "
         )
-    return sentence, worth + "Whether that holds, fresh seeds say:"
+    return sentence, worth + "What holds, fresh seeds say:"
+
+
+def _no_winner(trials: Sequence[Trial]) -> tuple[str, str]:
+    failed = [t for t in trials if t.note.outcome is Outcome.FAILED]
+    if not trials or len(failed) < len(trials):
+        return "No answer yet: no trial has reached its end.", "There is no winner before a trial is completed."
+    if len(failed) == 1:
+        return "No answer: the only trial failed.", f"It failed so: {reason(failed[0])}"
+    return f"No answer: all {len(failed)} trials failed.", f"The first one failed so: {reason(failed[0])}"
 
 
 def confirm_command(name: str, storage: str | None) -> str:
     """Returns the command that confirms a study."""
-    where = f" --storage {shlex.quote(storage)}" if storage else ""
-    return f"python -m study.confirm --study {name} --seeds 5 --top 3{where}"
+    return f"python -m study.confirm --study {name} --seeds 5 --top 3{_where(storage)}"
 
 
 def resume_command(name: str, storage: str | None) -> str:
     """Returns the command that goes on with a study."""
-    where = f" --storage {shlex.quote(storage)}" if storage else ""
-    return f"python -m study.search --name {name} --resume{where}"
+    return f"python -m study.search --name {name} --resume{_where(storage)}"
+
+
+def _where(storage: str | None) -> str:
+    return f" --storage {shlex.quote(storage)}" if storage else ""
 
 
 def counted(trials: Sequence[Trial]) -> str:
     """Returns how many trials there are, and how each ended."""
-    outcomes = Counter(t.note.outcome for t in trials)
-    ends = [
-        f"{outcomes[outcome]} {words}"
-        for outcome, words in (
-            (Outcome.COMPLETED, "completed"),
-            (Outcome.STOPPED_EARLY, "stopped early"),
-            (Outcome.FAILED, "failed"),
-            (None, "without an end yet"),
-        )
-        if outcomes[outcome]
-    ]
-    return count(len(trials), "trial") + (f": {joined(ends)}" if ends else "")
+    ends = Counter(outcome(t) for t in trials)
+    order = (*(o.value.replace("_", " ") for o in Outcome), "no end yet")
+    listed = [f"{ends[end]} {end}" for end in order if ends[end]]
+    return count(len(trials), "trial") + (f": {joined(listed)}" if listed else "")
 
 
-def grace_period(rungs: Sequence[Rung], everywhere: Sequence[Rung], scheduler: str) -> list[str]:
-    """Returns what the rungs say about the grace period, a sentence or two a rung."""
+def grace_period(rungs: Sequence[Rung], evaluations: Sequence[Rung], scheduler: str) -> list[str]:
+    """Returns what the rungs say about the grace period, each with its figures."""
     said = []
     if scheduler != "asha":
         said.append("This study stopped no trial early. ASHA, with the preset's grace period, would have looked here:")
     for i, rung in enumerate(rungs):
         which = f"Step {rung.step:,}{' (the end of the grace period)' if i == 0 else ''}: "
         if rung.correlation is None:
-            said.append(
-                f"{which}only {count(rung.completed, 'completed trial')} came by: no rank correlation can be given."
-            )
+            said.append(f"{which}no rank correlation can be given, for {count(rung.completed, 'completed trial')}.")
             continue
-        hint = "" if rung.completed >= FEW else ", few enough for it to be a hint and no more"
-        words = (
-            f"{which}rank correlation {rung.correlation:.2f} with the end, over the {rung.completed} trials that "
-            f"reached it{hint}. "
+        which += (
+            f"rank correlation {rung.correlation:.2f} with the end, over the {rung.completed} trials that reached it"
         )
+        which += ". " if rung.completed >= FEW else ", so few that it is a hint and no more. "
         if scheduler == "asha":
-            words += f"{rung.stopped} of the {rung.reached} trials that came here were stopped. "
+            which += f"Of {rung.reached} trials that came here {rung.stopped} were stopped. "
         if rung.winner_rank is not None:
-            words += f"The winner was {ordinal(rung.winner_rank)} of {rung.reached} here. "
-        said.append(words + _advice(rung, i, everywhere))
+            which += f"The winner was {ordinal(rung.winner_rank)} of {rung.reached} here. "
+        said.append(which + _advice(rung, evaluations if i == 0 else []))
     return said
 
 
-def _advice(rung: Rung, place: int, everywhere: Sequence[Rung]) -> str:
+def _advice(rung: Rung, evaluations: Sequence[Rung]) -> str:
     assert rung.correlation is not None
     if rung.correlation < WEAK:
         return (
-            "Losses here say little about the end: a longer grace period, or --scheduler none, would cost time and lose "
-            "no schedule for starting slowly."
+            "Losses here say little about the end: a longer grace period, or no early stopping, would cost time, but "
+            "lose no schedule for starting slowly."
         )
     if rung.correlation < STRONG:
         return "Losses here say something about the end, but not which of two good trials is better."
-    earlier = [r for r in everywhere if r.step < rung.step]
-    firm: list[Rung] = []
-    for r in reversed(earlier):
-        if r.correlation is None or r.correlation < STRONG:
+    since = None
+    for earlier in sorted((r for r in evaluations if r.step < rung.step), key=lambda r: -r.step):
+        if earlier.correlation is None or earlier.correlation < STRONG:
             break
-        firm.append(r)
-    if place == 0 and firm:
-        return f"Losses rank the trials much as the end does, and do so from step {firm[-1].step:,} on: no reason to wait longer."
-    return "Losses here rank the trials much as the end does: no reason to wait longer."
+        since = earlier.step
+    already = f" They do so from step {since:,} on." if since is not None else ""
+    return f"Losses here rank the trials much as the end does: there is no reason to wait longer.{already}"
 
 
 def edge_warning(edge: Edge) -> str:
     """Returns what an edge means."""
-    end = edge.low if abs(edge.value - edge.low) <= abs(edge.high - edge.value) else edge.high
-    where = "is" if edge.value == end else "is close to"
-    words = f"{edge.name} of the winner, {edge.value:.4g}, {where} the {'lower' if end == edge.low else 'upper'} end of its "
-    words += f"range ({edge.low:.4g} to {edge.high:.4g})"
-    return words + (": there is nothing beyond." if edge.natural else ": the best may lie outside. Widen the range.")
-
-
-def bare_arm(arm: Mapping[str, Any]) -> str:
-    """Returns an arm of a verdict in a few words."""
-    return f"{arm['arm']}: {describe(arm['schedule'])}"
+    low = abs(edge.value - edge.low) <= abs(edge.high - edge.value)
+    where = "is" if edge.value == (edge.low if low else edge.high) else "is close to"
+    words = f"{edge.name} of the winner, {edge.value:.4g}, {where} the {'lower' if low else 'upper'} end of its range "
+    words += f"({edge.low:.4g} to {edge.high:.4g}): "
+    return words + ("there is nothing beyond." if edge.natural else "the best may lie outside. Widen the range.")

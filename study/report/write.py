@@ -4,10 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import optuna
+
 from study.corpus import atomic_path
-from study.report.page import Report
+from study.plan import Plan
+from study.provenance import facts
+from study.report.page import Report, make_report
+from study.report.source import of_study
 from study.rows import write_parquet
 from study.tracking.reader import TrackedStudy
+from study.tracking.view import run_addresses
+from study.tracking.writer import PARENT_RUN, StudyWriter
 
 FIGURES = "figures"
 """The folder of the figures, among the artifacts too."""
@@ -28,6 +35,20 @@ def write_figures(report: Report, folder: Path) -> list[Path]:
         with atomic_path(path) as part:
             part.write_text(svg, encoding="utf-8")
     return paths
+
+
+def report_session(plan: Plan, study: optuna.Study, writer: StudyWriter) -> Path:
+    """Makes the report of a session that is over, in the study's folder and among its artifacts; returns the page."""
+    folder, pages = plan.folder, run_addresses(plan.uri, writer.experiment_id or "", writer.runs)
+    source = of_study(plan.config, folder, study, facts=facts(plan.corpus.sha256), pages=pages)
+    storage = folder.path.parent
+    report = make_report(source, None if storage == Path("studies").absolute() else str(storage))
+    output = folder.path / "report.html"
+    with atomic_path(output) as part:
+        part.write_text(report.html, encoding="utf-8")
+    writer.artifacts(PARENT_RUN, [output])
+    writer.artifacts(PARENT_RUN, write_figures(report, folder.path / FIGURES), FIGURES)
+    return output
 
 
 def attach(tracked: TrackedStudy, report: Report, scratch: Path) -> None:

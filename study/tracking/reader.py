@@ -13,7 +13,8 @@ from study.errors import UserError
 from study.schedule_file import ScheduleFile, read_schedule_file
 from study.tracking.client import check, connect, tracking_uri
 from study.tracking.names import CHECKPOINT, OUTCOME, ROLE, TRIAL, Outcome, Role
-from study.uris import redacted, web_address
+from study.tracking.view import run_addresses
+from study.uris import redacted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +57,9 @@ class TrackedStudy:
 
     def run_pages(self) -> dict[int, str]:
         """Returns the address of each trial's page, by its number; none if the store is no server."""
-        pages = web_address(self.uri)
-        if pages is None:
-            return {}
-        runs = f"{pages}/#/experiments/{self._experiment_id}/runs"
-        return {int(run.data.tags[TRIAL]): f"{runs}/{run.info.run_id}" for run in self.trials()}
+        return run_addresses(
+            self.uri, self._experiment_id, {int(run.data.tags[TRIAL]): run.info.run_id for run in self.trials()}
+        )
 
     def download(self, names: Sequence[str], folder: Path, role: str = Role.STUDY) -> set[str]:
         """Downloads artifacts of the study's run, or of the newest with another role; returns the names that it has."""
