@@ -57,8 +57,9 @@ def draw_rates_and_losses(curves: Sequence[Curve], baseline: str | None, width: 
     rates.set_ylim(0, max(0.05, *winner.dropout_rates) * 1.15)
     rates.set_ylabel("dropout rate")
     rates.set_title(describe(winner.schedule), color=colour("accent"))
+    looks = {curve.arm: ("accent", SOLID) if curve is winner else _look(curve.arm) for curve in curves}
     for curve in reversed(curves):
-        shade, dashes = _look(curve.arm)
+        shade, dashes = looks[curve.arm]
         strong = curve is winner or curve.arm == baseline
         band = [(v - d, v + d) for v, d in zip(curve.val_losses, curve.deviations, strict=True)]
         if any(curve.deviations):
@@ -79,7 +80,7 @@ def draw_rates_and_losses(curves: Sequence[Curve], baseline: str | None, width: 
         drawn.legend(handles[::-1], names[::-1], loc="outside lower left", ncols=2, fontsize=11, handlelength=1.8)
     else:
         low, high = losses.get_ylim()
-        ends = [(min(c.val_losses[-1], high), c.arm, colour(_look(c.arm)[0])) for c in curves]
+        ends = [(min(c.val_losses[-1], high), c.arm, colour(looks[c.arm][0])) for c in curves]
         label_ends(losses, ends, steps, (high - low) * 0.06)
     return drawn
 

@@ -105,14 +105,14 @@ class Findings:
         if self.unfinished:
             begun = len(self.source.notes) - self.ended
             found.append(
-                f"This study is not over: {self.ended} of {words.count(self.source.config.trials, 'trial')} have ended, "
-                f"{begun} are under way or were broken off. All of this is of what there is so far."
+                f"This study is not over: {self.ended} of {words.count(self.source.config.trials, 'trial')} have "
+                f"ended, {begun} are under way or were broken off. All of this is of what there is so far."
             )
         failed = [t for t in self.trials if t.note.outcome is Outcome.FAILED]
         if failed and self.winner is not None:
             which = f"{words.count(len(failed), 'trial')} failed and count for nothing"
             found.append(f"{which}; the first: {words.reason(failed[0])}")
-        confirmed = self.arms.get("top-1")
+        confirmed = self.arms.get(self.verdict["same_as"].get("top-1", "top-1")) if self.verdict else None
         if confirmed is not None and self.winner is not None and confirmed["schedule"] != self.winner.schedule:
             now = describe(self.winner.schedule)
             found.append(f"The search has another winner since it was confirmed, {now}: confirm it again.")

@@ -46,6 +46,7 @@ def _context(findings: Findings, plates: Plates, storage: str | None) -> dict[st
         "confirm": words.confirm_command(config.name, storage) if findings.winner else None,
         "resume": words.resume_command(config.name, storage) if findings.unfinished else None,
         "notices": findings.notices(),
+        "same": words.same_schedules(verdict["same_as"]) if verdict else "",
         "counted": words.counted(findings.trials),
         "plates": plates.by_name,
         "slices": plates.slices,
@@ -75,6 +76,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "describe": describe,
         "outcome": words.outcome,
+        "sentence": lambda text: text[:1].upper() + text[1:].removesuffix("."),
         "loss": _loss,
         "signed": _signed,
         "seconds": lambda value: "" if value is None else words.duration(value),

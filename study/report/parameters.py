@@ -47,7 +47,8 @@ def importance(study: optuna.Study) -> Importance | None:
         found = optuna.importance.get_param_importances(study, normalize=False)
         if not sum(found.values()) > 0:
             return None
-        shares = optuna.importance.get_param_importances(study)
+        found = optuna.importance.get_param_importances(study)
+    shares = dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))  # else the order of equals varies
     return Importance(shares=shares, completed=completed, top=max(2, math.ceil(TOP_SHARE * completed)))
 
 

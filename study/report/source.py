@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pyarrow as pa
 import pyarrow.parquet as pq
+from optuna.storages import InMemoryStorage
 
 from study.errors import UserError
 from study.layout import StudyConfig, StudyFolder
@@ -20,6 +22,7 @@ from study.tracking.reader import TrackedStudy
 from study.uris import HIDDEN, redacted, sqlite_path
 
 CONFIRMATION_FILES = ("evaluations.parquet", "verdict.json")
+VERDICT_FORMAT = "dynamic-dropout-verdict/1"
 CONFIRMATION_ROLE = "confirmation"
 
 
@@ -145,8 +148,9 @@ def _load_optuna_study(config: StudyConfig, journal: Path, database: str | None)
         raise UserError(f"study {config.name} has lost its Optuna study: there is no {path}")
     storage = open_storage(None, journal) if url is None else open_database(url)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        return optuna.load_study(study_name=config.name, storage=storage)
+    try:  # a copy: the study may be written meanwhile, and its file go away
+        optuna.copy_study(from_study_name=config.name, from_storage=storage, to_storage=(copy := InMemoryStorage()))
+        return optuna.load_study(study_name=config.name, storage=copy)
     except KeyError:
         raise UserError(f"there is no study {config.name} in {redacted(url or str(journal))}") from None
 
@@ -182,6 +186,10 @@ def _read_confirmation(folder: Path) -> Confirmation | None:
     evaluations, verdict = (folder / name for name in CONFIRMATION_FILES)
     if not (evaluations.exists() and verdict.exists()):
         return None
-    return Confirmation(
-        verdict=json.loads(verdict.read_text(encoding="utf-8")), rows=pq.read_table(evaluations).to_pylist()
-    )
+    try:
+        found = json.loads(verdict.read_text(encoding="utf-8"))
+        if found["format"] != VERDICT_FORMAT:
+            raise UserError(f"{verdict} is of format {found['format']!r:.80}, and this tool reads {VERDICT_FORMAT}")
+        return Confirmation(verdict=found, rows=pq.read_table(evaluations).to_pylist())
+    except (KeyError, TypeError, json.JSONDecodeError, pa.ArrowInvalid) as error:
+        raise UserError(f"{folder} is damaged ({type(error).__name__}): run study.confirm again") from None

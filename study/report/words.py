@@ -2,7 +2,7 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from study.display import describe
 from study.report.data import Edge, Rung, Trial, ranked
@@ -150,6 +150,14 @@ def _advice(rung: Rung, evaluations: Sequence[Rung]) -> str:
         since = earlier.step
     already = f" They do so from step {since:,} on." if since is not None else ""
     return f"Losses here rank the trials much as the end does: there is no reason to wait longer.{already}"
+
+
+def same_schedules(same_as: Mapping[str, str]) -> str:
+    """Returns which arms stand for others that have the same schedule, given by the others' names."""
+    twins: dict[str, list[str]] = {}
+    for twin, arm in same_as.items():
+        twins.setdefault(arm, []).append(twin)
+    return "; ".join(f"{joined(names)}, with the schedule of {arm}" for arm, names in twins.items())
 
 
 def edge_warning(edge: Edge) -> str:
