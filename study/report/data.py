@@ -62,8 +62,8 @@ class Trial:
         return self.steps[self.val_losses.index(min(self.val_losses))]
 
     def completed(self) -> bool:
-        """Whether it reached its end."""
-        return self.note.outcome is Outcome.COMPLETED
+        """Whether it reached its end, and its evaluations are at hand."""
+        return self.note.outcome is Outcome.COMPLETED and bool(self.steps)
 
 
 def make_trials(rows: Iterable[Row], notes: Mapping[int, Note]) -> list[Trial]:

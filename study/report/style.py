@@ -22,7 +22,7 @@ PALETTE: dict[str, tuple[str, str]] = {  # name: (light, dark)
     "teal": ("#0b7d70", "#3fc6b3"),
     "purple": ("#8a4aa5", "#d09ae8"),
     "gold": ("#8c6900", "#e2bb45"),
-    "grey": ("#7b848e", "#8b959f"),
+    "grey": ("#6d7680", "#8b959f"),
 }
 LEVELS = 9
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
