@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
+from study.display import describe
 from study.report import arms, figures, parameters
 from study.report.data import Trial, best_so_far, pareto_front
 from study.report.findings import Findings
@@ -50,11 +51,12 @@ class Plates:
 
     def _add_comparison(self) -> None:
         curves, verdict = self._findings.curves, self._findings.verdict
-        caption = f"Above: the dropout rate of {curves[0].arm} over training. Below: validation losses"
+        first = curves[0]
+        caption = f"Above: the dropout rate of {describe(first.schedule)} ({first.arm}) over training. Below: losses"
         caption += (
-            " of the winner and the known good schedules, one trial each, on the same seed."
+            " of it and of the known good schedules, one trial each, on the same seed."
             if verdict is None
-            else f", means of {count(max(c.seeds for c in curves), 'seed')}; the bands are one standard deviation."
+            else f" of all arms, means of {count(max(c.seeds for c in curves), 'seed')}; the bands are one standard deviation."
         )
         caption += " The frame is made for the last two thirds: most of the fall before is left out."
         baseline = None if verdict is None else verdict["baseline"]
