@@ -235,7 +235,7 @@ def test_figures_are_xml_follow_the_page_and_share_no_ids() -> None:
         axes = drawn.subplots()
         (line,) = axes.plot([1, 2, 3], [3, 1, 2], color=PALETTE["accent"][0])
         line.set_gid("trial-1")
-        axes.set_title("cost in $ & <b>")
+        axes.set_title("cost $1 or $2 & <b>")
         return drawn
 
     drawing = both_widths("name", 'says "so"', draw, {"trial-1": "<script>alert(1)</script>"})
@@ -245,7 +245,7 @@ def test_figures_are_xml_follow_the_page_and_share_no_ids() -> None:
     assert not set(ids[0]) & set(ids[1])
     assert trees[0].get("aria-label") == 'says "so"'
     texts = [element.text for element in trees[0].iter() if element.tag.endswith(("text", "title"))]
-    assert "cost in $ & <b>" in texts
+    assert "cost $1 or $2 & <b>" in texts
     assert "<script>alert(1)</script>" in texts
     assert not [element for element in trees[0].iter() if element.tag.endswith("script")]
     assert f"var(--accent,{PALETTE['accent'][0]})" in drawing.wide

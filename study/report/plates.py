@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from study.display import describe
 from study.report import arms, figures, parameters
 from study.report.data import Trial, best_so_far, pareto_front
 from study.report.findings import Findings
@@ -51,12 +50,12 @@ class Plates:
 
     def _add_comparison(self) -> None:
         curves, verdict = self._findings.curves, self._findings.verdict
-        first = curves[0]
-        caption = f"Above: the dropout rate of {describe(first.schedule)} ({first.arm}) over training. Below: losses"
+        whose = f"the {curves[0].arm}" if verdict is None else curves[0].arm
+        caption = f"Above: the dropout rate of {whose}, over training. Below: validation losses of "
         caption += (
-            " of it and of the known good schedules, one trial each, on the same seed."
+            "it and of the known good schedules, one trial each, on the same seed."
             if verdict is None
-            else f" of all arms, means of {count(max(c.seeds for c in curves), 'seed')}; the bands are one standard deviation."
+            else f"all arms, means of {count(max(c.seeds for c in curves), 'seed')}; bands are one standard deviation."
         )
         caption += " The frame is made for the last two thirds: most of the fall before is left out."
         baseline = None if verdict is None else verdict["baseline"]
