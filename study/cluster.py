@@ -55,6 +55,11 @@ class Slots:
         return {"cpu": self.cpus, "gpu": self.gpus}
 
     @property
+    def trials_per_gpu(self) -> int:
+        """How many trials share a GPU; 1 on the CPU, where each has its own cores."""
+        return round(1 / self.gpus) if self.gpus else 1
+
+    @property
     def threads(self) -> int:
         """CPU threads that a trial may use."""
         return max(1, int(self.cpus))

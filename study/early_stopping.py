@@ -12,6 +12,15 @@ REDUCTION_FACTOR = 3
 """One trial in three passes a rung."""
 
 
+def rungs(steps: int, grace_steps: int) -> list[int]:
+    """Returns the steps, before the last one, at which ASHA compares trials."""
+    found = []
+    while grace_steps < steps:
+        found.append(grace_steps)
+        grace_steps *= REDUCTION_FACTOR
+    return found
+
+
 class SparingASHA(ASHAScheduler):
     """ASHA, but a protected trial fills the rungs and is never stopped before its end."""
 

@@ -60,7 +60,9 @@ class StudyFolder:
 
     def __init__(self, storage: Path, name: str) -> None:
         if not NAME.fullmatch(name):
-            raise UserError(f"--name {name!r:.120} must be letters, digits, '.', '_' and '-' only, at most 100 of them")
+            raise UserError(
+                f"the study's name {name!r:.120} must be letters, digits, '.', '_' and '-' only, at most 100 of them"
+            )
         self.path = (storage / name).absolute()
         self.config = self.path / "study.yaml"
         self.lock = self.path / "study.lock"

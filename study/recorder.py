@@ -11,7 +11,7 @@ from study.display import Display
 from study.layout import StudyConfig, StudyFolder
 from study.rows import METRICS
 from study.searcher import KNOWN, REASON, SCHEDULE, STATES
-from study.tracking.names import CHECKPOINT, Outcome
+from study.tracking.names import CHECKPOINT, TRIALS_PER_GPU, Outcome
 from study.tracking.writer import StudyWriter
 
 log = logging.getLogger(__name__)
@@ -22,8 +22,16 @@ OUTCOMES = {state: outcome for outcome, state in STATES.items()}
 class Recorder:
     """Listens to the searcher, on behalf of everyone who wants to know."""
 
-    def __init__(self, config: StudyConfig, folder: StudyFolder, writer: StudyWriter, display: Display) -> None:
+    def __init__(
+        self,
+        config: StudyConfig,
+        folder: StudyFolder,
+        writer: StudyWriter,
+        display: Display,
+        trials_per_gpu: int = 1,
+    ) -> None:
         self._config, self._folder, self._writer, self._display = config, folder, writer, display
+        self._slot_tags = {} if trials_per_gpu == 1 else {TRIALS_PER_GPU: str(trials_per_gpu)}
         self._placed: set[int] = set()
 
     def trial_started(self, number: int, schedule: dict[str, Any], known_good: str | None) -> None:
@@ -37,7 +45,7 @@ class Recorder:
         self._log(number, result)
         if number not in self._placed:
             self._placed.add(number)
-            self._writer.tag(number, {"node": result["node"], "gpu_ids": result["gpu_ids"]})
+            self._writer.tag(number, {"node": result["node"], "gpu_ids": result["gpu_ids"], **self._slot_tags})
 
     def trial_warned(self, number: int, warning: str) -> None:
         """Says on the screen what a trial's worker wants to be known."""

@@ -1,5 +1,6 @@
 """What a study leaves behind: the table of all evaluations, the best schedule, and what its model writes."""
 
+import logging
 import shlex
 import shutil
 import sys
@@ -24,6 +25,7 @@ from study.tracking.writer import StudyWriter
 from study.uris import redacted
 from study.winner import winning_file, write_sample
 
+log = logging.getLogger(__name__)
 SEND_SECONDS = 60.0
 SEND_SECONDS_INTERRUPTED = 2.0
 
@@ -36,6 +38,8 @@ def finish(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Consol
     completed = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     write_parquet(table(folder, study), folder.table)
     writer.artifacts(PARENT_RUN, [folder.config, folder.table])
+    if folder.journal.exists():  # with it, a report can be made from MLflow alone
+        writer.artifacts(PARENT_RUN, [folder.journal])
     if completed:
         winner = min(completed, key=lambda trial: (trial.value, trial.number))
         writer.flush(patience)  # the file is to name the winner's run
@@ -43,6 +47,7 @@ def finish(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Consol
         writer.log(PARENT_RUN, len(trials), {"best_val_loss": _value(winner)})
         writer.artifacts(PARENT_RUN, [folder.best_schedule])
         writer.artifacts(winner.number, [folder.trial(winner.number).sample], CHECKPOINT)
+    report = None if stop.interrupted else _write_report(plan, study, writer, console)
     whole = len(trials) >= config.trials
     writer.end_study("KILLED" if stop.interrupted else "FINISHED" if completed else "FAILED")
     sent = writer.close(patience)
@@ -62,6 +67,8 @@ def finish(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Consol
         _say(console, f"best schedule    {_relative(folder.best_schedule)}")
         _say(console, f"train with it    {python} -m study.train --schedule {_relative(folder.best_schedule)}")
         _say(console, f"see the trials   {_ui(plan.uri, writer.experiment_id or '')}")
+    if report is not None:
+        _say(console, f"report           {_relative(report)}")
     if not whole:
         resume = f"{_relative(Path(sys.executable))} -m study.search --name {config.name} --resume"
         if folder.path.parent != Path("studies").absolute():
@@ -76,14 +83,16 @@ def finish(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Consol
     return 1
 
 
-def table(folder: StudyFolder, study: optuna.Study) -> list[dict[str, Any]]:
+def table(
+    folder: StudyFolder, study: optuna.Study, unfinished: str | None = Outcome.STOPPED_EARLY.value
+) -> list[dict[str, Any]]:
     """Returns one row for each evaluation of the trials, with how each trial ended.
 
-    A trial that a resumed study would go on with was stopped early.
+    `unfinished` is what is said of one without an end: in a session that is over, it was stopped early.
     """
     outcomes = {state: outcome.value for outcome, state in STATES.items()}
     return [
-        row | {"outcome": outcomes.get(trial.state, Outcome.STOPPED_EARLY.value)}
+        row | {"outcome": outcomes.get(trial.state, unfinished)}
         for trial in study.get_trials(deepcopy=False)
         for row in folder.trial(trial.number).rows()
     ]
@@ -100,6 +109,17 @@ def _write_winner(plan: Plan, winner: FrozenTrial, writer: StudyWriter) -> str:
         facts=facts(plan.corpus.sha256),
     ).write(plan.folder.best_schedule)
     return write_sample(run, plan.corpus)
+
+
+def _write_report(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Console) -> Path | None:
+    try:
+        with console.status("making the report"):
+            from study.report.write import report_session  # what draws takes seconds to import
+
+            return report_session(plan, study, writer)
+    except Exception as error:  # the study is over and kept, and study.report can be asked again
+        log.warning("the report could not be made: %s: %s", type(error).__name__, error)
+        return None
 
 
 def _value(completed: FrozenTrial) -> float:

@@ -14,7 +14,7 @@ from search_spaces import KNOWN_GOOD, SPACES
 from study.errors import UserError, WorldError
 from study.messages import DISK, DIVERGED, FAILED, TRACEBACK, WARNINGS
 from study.sampler import make_sampler
-from study.tracking.names import Outcome
+from study.tracking.names import TRIALS_PER_GPU, Outcome
 from study.uris import redacted, sqlite_path
 
 METRIC = "best_val_loss"
@@ -98,8 +98,11 @@ class StudySearcher(Searcher):
     say of the trials after that is not true of them.
     """
 
-    def __init__(self, study: optuna.Study, space: str, steps: int, listener: Listener) -> None:
+    def __init__(
+        self, study: optuna.Study, space: str, steps: int, listener: Listener, trials_per_gpu: int = 1
+    ) -> None:
         super().__init__(metric=METRIC, mode="min")
+        self._trials_per_gpu = trials_per_gpu
         self._study, self._space, self._steps, self._listener = study, space, steps, listener
         self.broken: BaseException | None = None
         self._unfinished = iter(unfinished(study))
@@ -151,6 +154,8 @@ class StudySearcher(Searcher):
         if schedule is None:  # a new trial, or one whose driver died before it kept this: it gets the same parameters
             schedule = SPACES[self._space](trial)
             trial.set_user_attr(SCHEDULE, schedule)
+        if self._trials_per_gpu > trial.user_attrs.get(TRIALS_PER_GPU, 1):
+            trial.set_user_attr(TRIALS_PER_GPU, self._trials_per_gpu)
         number = trial.number
         self._numbers[trial_id], self._trials[number] = number, trial
         known_good = trial.user_attrs.get(KNOWN)

@@ -57,7 +57,7 @@ def _run(plan: Plan, console: Console) -> int:
     stop = Stop(plan.time_budget)
     writer = StudyWriter(plan.client, config.name, folder.spool)
     with Display(console, config.trials, config.training.steps, ended) as display, stop.on_signals():
-        recorder = Recorder(config, folder, writer, display)
+        recorder = Recorder(config, folder, writer, display, plan.slots.trials_per_gpu)
         try:
             params = flat(config.to_dict())
             tags = facts(config.corpus_sha256) | {"trials": str(params.pop("trials"))}  # a param could not change
@@ -90,7 +90,8 @@ def _cannot_write(plan: Plan, what: str) -> str:
 
 def _run_trials(plan: Plan, study: optuna.Study, recorder: Recorder, trials: int, stop: Stop) -> None:
     config, folder = plan.config, plan.folder
-    searcher = StudySearcher(study, config.space, config.training.steps, recorder)
+    steps, trials_per_gpu = config.training.steps, plan.slots.trials_per_gpu
+    searcher = StudySearcher(study, config.space, steps, recorder, trials_per_gpu)
     scheduler = None
     if config.scheduler == "asha":
         scheduler = SparingASHA(config.training.steps, config.grace_steps)

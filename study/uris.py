@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 HIDDEN = "hidden: it holds a password"
 
@@ -24,6 +25,14 @@ def absolute(uri: str) -> str:
     """Returns a URI that means the same from every folder: a relative SQLite file becomes an absolute one."""
     path = sqlite_path(uri)
     return uri if path is None else f"sqlite:///{path.absolute()}"
+
+
+def web_address(uri: str) -> str | None:
+    """Returns where a browser finds the pages of an http(s) URI, without user, password or query; else None."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https"):
+        return None
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
 
 
 def sqlite_path(uri: str) -> Path | None:

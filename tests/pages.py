@@ -1,6 +1,9 @@
-"""MLflow's pages in a real browser: waits that leave a picture behind when they fail."""
+"""Pages in a real browser, and MLflow's with waits that leave a picture behind when they fail."""
 
-from collections.abc import Callable, Sequence
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -8,7 +11,10 @@ from urllib.parse import quote, urlencode
 
 import pytest
 from mlflow.entities import Run
+from selenium import webdriver
 from selenium.common.exceptions import TimeoutException
+from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.chrome.webdriver import WebDriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support import expected_conditions
@@ -38,6 +44,41 @@ return [...document.querySelectorAll('.js-plotly-plot')].flatMap((chart, index) 
 RUN_LINKS_SCRIPT = """
 return [...document.querySelectorAll('[role=row] a')].filter(a => a.checkVisibility()).map(a => a.innerText.trim());
 """
+
+
+@contextmanager
+def open_browser(profile: Path) -> Iterator[WebDriver]:
+    """Opens a headless Chromium that logs what its pages request and complain about; skips where there is none."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        reason = "chromium or chromedriver is not installed (Debian packages chromium and chromium-driver)"
+        # A test that only ever skips proves nothing, so the machine that must run it may not skip it.
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    options = Options()
+    options.binary_location = chromium
+    for argument in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={profile}",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    # Both binaries are named, so Selenium looks for no others and downloads none.
+    session = webdriver.Chrome(options=options, service=Service(driver))
+    try:
+        session.set_page_load_timeout(PAGE_SECONDS)
+        yield session
+    finally:
+        session.quit()
 
 
 @dataclass(frozen=True)

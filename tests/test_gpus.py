@@ -62,6 +62,7 @@ def test_eight_gpus_run_eight_trials_each_on_its_own(program: str, tmp_path: Pat
 def test_two_trials_share_a_gpu(program: str, tmp_path: Path) -> None:
     study = run_for(160, program, tmp_path, "--gpus", "8", "--trials-per-gpu", "2", "--trials", "20")
     assert at_once(study) == (16, 2)
+    assert {trial.data.tags["trials_per_gpu"] for trial in study.trials().values()} == {"2"}
 
 
 def test_more_gpus_than_the_cluster_has(program: str, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from study import export, search, train
 from study.errors import exit_status
+from study.report import __main__ as report
 from tests.conftest import Study, run
 
 SCHEDULE = "format: dynamic-dropout-schedule/1\nschedule: {kind: constant, rate: 0.1}\n"
@@ -104,6 +105,22 @@ def test_train_flags(more: list[str], folder: Path, capsys: pytest.CaptureFixtur
 def test_export(more: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     named = more[-1] if more else "mlflow.db"
     check(lambda: export.main(["--study", "none", *more]), named, folder, capsys)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        ["--tracking-uri", NOWHERE],
+        ["--output", "no/folder/x.html"],
+        ["--output", "."],
+        ["--study", "../x"],
+        ["--nope"],
+    ],
+)
+def test_report(more: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    named = more[-1] if more else "mlflow.db"
+    check(lambda: report.main(["--study", "none", *more]), named, folder, capsys)
 
 
 @pytest.mark.slow

@@ -53,6 +53,20 @@ def states(journal: Path) -> list[TrialState]:
     return [t.state for t in optuna.load_study(study_name="study", storage=open_storage(None, journal)).trials]
 
 
+def test_a_trial_knows_with_how_many_it_ever_shared_a_gpu(journal: Path) -> None:
+    def session(trials_per_gpu: int, *ids: str) -> None:
+        study = open_optuna_study(open_storage(None, journal), "study", "tpe", seed=1)
+        searcher = StudySearcher(study, "constant", 100, Notes(), trials_per_gpu)
+        for trial_id in ids:
+            searcher.suggest(trial_id)
+
+    session(1, "a")
+    session(2, "a", "b")  # goes on with the first, and begins another
+    session(1, "a", "b", "c")
+    study = optuna.load_study(study_name="study", storage=open_storage(None, journal))
+    assert [trial.user_attrs.get("trials_per_gpu", 1) for trial in study.trials] == [2, 2, 1]
+
+
 def result(step: int, loss: float = 2.0) -> dict[str, Any]:
     return {"step": step, "best_val_loss": loss}
 

@@ -1,6 +1,7 @@
 """A study that writes to a real MLflow server, and its export from a place that has nothing but the server's URI."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -54,7 +55,7 @@ def server(tmp_path: Path) -> Iterator[str]:
         process.wait()
 
 
-def test_export_from_a_place_that_sees_only_the_server(server: str, tmp_path: Path) -> None:
+def test_export_and_report_from_a_place_that_sees_only_the_server(server: str, tmp_path: Path) -> None:
     here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
     here.mkdir()
     elsewhere.mkdir()
@@ -70,3 +71,11 @@ def test_export_from_a_place_that_sees_only_the_server(server: str, tmp_path: Pa
     for file in (exported, original):
         file["provenance"].pop("created")
     assert exported == original
+    done = run(["-m", "study.report", "--study", "study", "--tracking-uri", server], elsewhere)
+    assert done.returncode == 0, done.stderr
+    pages = set(
+        re.findall(rf'href="({server}/#/experiments/\d+/runs/[0-9a-f]+)"', (elsewhere / "report.html").read_text())
+    )
+    assert len(pages) == 3, "a trial each"
+    assert pages == set(re.findall(r'href="(http[^"]+)"', (here / "studies" / "study" / "report.html").read_text()))
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["best_schedule.yaml", "report.html", "trials.parquet"]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,16 +16,13 @@ from typing import Any, NamedTuple
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.chrome.webdriver import WebDriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support import expected_conditions
 
 from tests.conftest import Study as FinishedStudy
-from tests.pages import PAGE_SECONDS, Pages
+from tests.pages import Pages, open_browser
 
 pytestmark = pytest.mark.slow
 
@@ -121,39 +117,12 @@ def ui(study_store: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        reason = "chromium or chromedriver is not installed (Debian packages chromium and chromium-driver)"
-        # A test that only ever skips proves nothing, so the machine that must run it may not skip it.
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    options = Options()
-    options.binary_location = chromium
-    for argument in (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(argument)
-    # Both binaries are named, so Selenium looks for no others and downloads none.
-    session = webdriver.Chrome(options=options, service=Service(driver))
-    try:
+    with open_browser(tmp_path_factory.mktemp("profile")) as session:
         # The window size would include the browser's own bars; this sets the page's size.
         session.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride", {**WINDOW, "deviceScaleFactor": 1, "mobile": False}
         )
-        session.set_page_load_timeout(PAGE_SECONDS)
         yield session
-    finally:
-        session.quit()
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ OUTCOME = "outcome"
 REASON = "reason"
 PARENT_RUN = -1
 """Stands for the study's own run where a trial's number is expected."""
+TRIALS_PER_GPU = "trials_per_gpu"
+"""Of a trial that shared its GPU: with how many at most, itself included."""
 CHECKPOINT = "checkpoint"
 """The artifact folder of a trial's best weights and config."""
 

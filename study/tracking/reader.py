@@ -1,16 +1,19 @@
 """Reads a study from MLflow alone, as another machine sees it."""
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
+from mlflow.exceptions import MlflowException
 
 from study.errors import UserError
 from study.schedule_file import ScheduleFile, read_schedule_file
 from study.tracking.client import check, connect, tracking_uri
 from study.tracking.names import CHECKPOINT, OUTCOME, ROLE, TRIAL, Outcome, Role
+from study.tracking.view import run_addresses
 from study.uris import redacted
 
 
@@ -32,7 +35,7 @@ class TrackedStudy:
     """
 
     def __init__(self, uri: str | None, name: str) -> None:
-        uri = tracking_uri(uri)
+        self.uri = uri = tracking_uri(uri)
         check(uri, create=False)
         self._client = connect(uri)
         self.name = name
@@ -41,6 +44,7 @@ class TrackedStudy:
         if experiment is None or not parents:
             raise UserError(f"there is no study {name} at {redacted(uri)}: see --study and --tracking-uri")
         self._experiment_id = experiment.experiment_id
+        self._run_id = parents[0].info.run_id
         self.tags: dict[str, str] = parents[0].data.tags
 
     def trials(self) -> list[Run]:
@@ -50,6 +54,33 @@ class TrackedStudy:
     def history(self, run: Run, metric: str) -> list[Metric]:
         """Returns all points of a metric."""
         return list(self._client.get_metric_history(run.info.run_id, metric))
+
+    def run_pages(self) -> dict[int, str]:
+        """Returns the address of each trial's page, by its number; none if the store is no server."""
+        return run_addresses(
+            self.uri, self._experiment_id, {int(run.data.tags[TRIAL]): run.info.run_id for run in self.trials()}
+        )
+
+    def download(self, names: Sequence[str], folder: Path, role: str = Role.STUDY) -> set[str]:
+        """Downloads artifacts of the study's run, or of the newest with another role; returns the names that it has."""
+        run_id = self._run_id
+        if role != Role.STUDY:
+            others = search_runs(self._client, self._experiment_id, role)
+            if not others:
+                return set()
+            run_id = max(others, key=lambda run: run.info.start_time).info.run_id
+        found = {file.path for file in self._client.list_artifacts(run_id)} & set(names)
+        for name in sorted(found):
+            self._client.download_artifacts(run_id, name, str(folder))
+        return found
+
+    def attach(self, files: Sequence[Path], folder: str | None = None) -> None:
+        """Uploads files as artifacts of the study's run. Raises OSError if the store does not take them."""
+        try:
+            for file in files:
+                self._client.log_artifact(self._run_id, str(file), folder)
+        except MlflowException as error:
+            raise OSError(redacted(str(error).strip().splitlines()[0])[:200]) from None
 
     def winner(self) -> TrackedTrial:
         """Returns the completed trial with the lowest best_val_loss. Raises UserError if there is none."""
@@ -78,12 +109,12 @@ def study_times(uri: str, name: str) -> list[tuple[float, float, float]]:
     return times
 
 
-def search_runs(client: MlflowClient, experiment_id: str, role: Role) -> list[Run]:
+def search_runs(client: MlflowClient, experiment_id: str, role: str) -> list[Run]:
     """Returns all runs of an experiment that have a role."""
     runs: list[Run] = []
     token: str | None = None
     while True:
-        page = client.search_runs([experiment_id], f"tags.{ROLE} = '{role.value}'", max_results=1000, page_token=token)
+        page = client.search_runs([experiment_id], f"tags.{ROLE} = '{role}'", max_results=1000, page_token=token)
         runs += page
         token = page.token
         if not token:

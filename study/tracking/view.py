@@ -4,7 +4,10 @@ import base64
 import json
 import time
 import zlib
+from collections.abc import Mapping
 from typing import Any
+
+from study.uris import web_address
 
 NAME = "trials"
 TAG = f"mlflow.sharedViewState.{NAME}"
@@ -44,6 +47,12 @@ def view_path(experiment_id: str) -> str:
     """Returns the path of the page that opens on the view, as a chart."""
     query = f"workflowType=machine_learning&viewStateShareKey={NAME}&compareRunsMode=CHART"
     return f"/#/experiments/{experiment_id}/runs?{query}"
+
+
+def run_addresses(uri: str, experiment_id: str, runs: Mapping[int, str]) -> dict[int, str]:
+    """Returns where a browser finds each run, by its trial's number; none if the store is no server."""
+    pages = web_address(uri)
+    return {n: f"{pages}/#/experiments/{experiment_id}/runs/{run_id}" for n, run_id in runs.items() if pages}
 
 
 def _line_chart(metric: str) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""`python -m study.report`: a study as one page that works offline."""

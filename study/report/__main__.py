@@ -1,0 +1,58 @@
+"""`python -m study.report`: a study as one page that works offline."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from study import flags
+from study.errors import UserError, exit_status
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    p = flags.parser("study.report", "Writes a study's report: one HTML file that works offline, and trials.parquet.")
+    p.add_argument("--study", required=True, metavar="NAME", help="the study: folder, and MLflow experiment")
+    p.add_argument(
+        "--output", type=Path, metavar="FILE", help="default report.html in the study's folder, or here if it has none"
+    )
+    p.add_argument("--storage", default="studies", metavar="PATH", help="folder of studies (default studies)")
+    p.add_argument(
+        "--tracking-uri", metavar="URI", help="default the study's, MLFLOW_TRACKING_URI, or mlflow.db in this folder"
+    )
+    p.add_argument("--optuna-storage", metavar="URL", help="Optuna database, if the study's held a password")
+    args = p.parse_args(sys.argv[1:] if argv is None else argv)
+    if args.output is not None:
+        parent = args.output.absolute().parent
+        if args.output.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise UserError(f"--output {args.output} cannot be written: give a file in a folder that exists")
+    from study.layout import StudyFolder  # torch and mlflow take seconds to import
+
+    folder = StudyFolder(Path(args.storage), args.study)
+    here = folder.config.exists()
+    from study.report.page import make_report
+    from study.report.source import from_folder, from_mlflow, tracked_study
+    from study.report.write import attach, write_report
+
+    tracked = tracked_study(folder if here else None, args.study, args.tracking_uri)
+    if here:
+        source = from_folder(folder, args.optuna_storage, tracked)
+    else:
+        assert tracked is not None
+        source = from_mlflow(tracked, args.optuna_storage)
+    report = make_report(source, None if args.storage == "studies" else args.storage)
+    output = args.output or (folder.path / "report.html" if here else Path("report.html"))
+    write_report(report, source.rows, output)
+    if tracked is not None:
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                attach(tracked, report, Path(scratch))
+        except OSError as error:  # the report is made: only its copy in MLflow is missing
+            print(f"warning: MLflow did not take the report and its figures: {error}", file=sys.stderr)
+    print(f"{output}: {len(source.notes)} trials of study {args.study}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))

@@ -1,0 +1,275 @@
+"""From a study's evaluations to what its report says and draws: pure functions of rows."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import fmean, stdev
+from typing import Any
+
+from scipy.stats import spearmanr
+
+from study.tracking.names import Outcome
+
+Row = Mapping[str, Any]
+"""One evaluation, with the columns of trials.parquet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """What the study knows of a trial beside its evaluations.
+
+    Attributes:
+        outcome: None if the trial has no end yet.
+        schedule: None if its driver died before it was kept.
+        trials_per_gpu: how many trials shared the trial's GPU, at most, over all sessions.
+    """
+
+    outcome: Outcome | None
+    schedule: dict[str, Any] | None = None
+    reason: str | None = None
+    known_good: str | None = None
+    trials_per_gpu: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One trial: its schedule, its end, and a value for each of its evaluations. A failed one may have none."""
+
+    number: int
+    note: Note
+    schedule: dict[str, Any]
+    steps: tuple[int, ...]
+    dropout_rates: tuple[float, ...]
+    val_losses: tuple[float, ...]
+    best_val_losses: tuple[float, ...]
+    train_seconds: float
+
+    @property
+    def kind(self) -> str:
+        """The kind of its schedule."""
+        return str(self.schedule["kind"])
+
+    @property
+    def best_val_loss(self) -> float:
+        """The lowest validation loss so far."""
+        return self.best_val_losses[-1]
+
+    @property
+    def best_step(self) -> int:
+        """The first step with the lowest validation loss."""
+        return self.steps[self.val_losses.index(min(self.val_losses))]
+
+    def completed(self) -> bool:
+        """Whether it reached its end, and its evaluations are at hand."""
+        return self.note.outcome is Outcome.COMPLETED and bool(self.steps)
+
+
+def make_trials(rows: Iterable[Row], notes: Mapping[int, Note]) -> list[Trial]:
+    """Returns the trials of a study by number, those without any evaluation too, if their schedule is known."""
+    evaluations = {
+        number: sorted(group, key=lambda row: row["step"])
+        for number, group in groupby(sorted(rows, key=lambda row: row["trial"]), key=lambda row: int(row["trial"]))
+    }
+    trials = []
+    for number in sorted(evaluations.keys() | notes.keys()):
+        mine = evaluations.get(number, [])
+        note = notes.get(number) or Note(outcome=None)
+        schedule = json.loads(mine[0]["schedule"]) if mine else note.schedule
+        if schedule is not None:
+            trials.append(
+                Trial(
+                    number=number,
+                    note=note,
+                    schedule=schedule,
+                    steps=tuple(row["step"] for row in mine),
+                    dropout_rates=tuple(row["dropout_rate"] for row in mine),
+                    val_losses=tuple(row["val_loss"] for row in mine),
+                    best_val_losses=tuple(row["best_val_loss"] for row in mine),
+                    train_seconds=mine[-1]["train_seconds"] if mine else 0.0,
+                )
+            )
+    return trials
+
+
+def ranked(trials: Iterable[Trial]) -> list[Trial]:
+    """Returns the completed trials, best first; of equals the earlier one."""
+    return sorted((t for t in trials if t.completed()), key=lambda t: (t.best_val_loss, t.number))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The best completed trial when a trial ended, and the training that all trials up to that one took."""
+
+    number: int
+    train_seconds: float
+    best_val_loss: float | None
+    completed: bool
+
+
+def best_so_far(trials: Sequence[Trial]) -> list[Best]:
+    """Returns, for each trial that has evaluations, in order of number, the best loss of a completed one up to it."""
+    found: list[Best] = []
+    seconds, best = 0.0, None
+    for trial in trials:
+        if trial.steps:
+            seconds += trial.train_seconds
+            if trial.completed():
+                best = trial.best_val_loss if best is None else min(best, trial.best_val_loss)
+            found.append(
+                Best(number=trial.number, train_seconds=seconds, best_val_loss=best, completed=trial.completed())
+            )
+    return found
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Returns Spearman's rank correlation; None for fewer than three pairs, or where all of a side are equal."""
+    if len(x) < 3 or len(set(x)) == 1 or len(set(y)) == 1:
+        return None
+    return float(spearmanr(x, y).statistic)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """What an evaluation told of the end.
+
+    Attributes:
+        step: when it was.
+        correlation: Spearman's, of best_val_loss then and at the end, over the completed trials; None if there is none.
+        completed: how many those are.
+        winner_rank: the winner's place among all trials that had come so far, from 1.
+        reached: how many those are.
+        stopped: how many of them were stopped here.
+    """
+
+    step: int
+    correlation: float | None
+    completed: int
+    winner_rank: int | None
+    reached: int
+    stopped: int
+
+
+def rungs_at(steps: Iterable[int], trials: Sequence[Trial]) -> list[Rung]:
+    """Returns what the first evaluation at or after each step told of the end."""
+    completed = ranked(trials)
+    rungs = []
+    for step in steps:
+        then = {t.number: loss for t in trials if (loss := _best_at(t, step)) is not None}
+        stopped = (t for t in trials if t.note.outcome is Outcome.STOPPED_EARLY and t.number in then)
+        ends = [t for t in completed if t.number in then]
+        winner = then.get(completed[0].number) if completed else None
+        rungs.append(
+            Rung(
+                step=step,
+                correlation=rank_correlation([then[t.number] for t in ends], [t.best_val_loss for t in ends]),
+                completed=len(ends),
+                winner_rank=None if winner is None else 1 + sum(loss < winner for loss in then.values()),
+                reached=len(then),
+                stopped=sum(_first_at(t, step) == len(t.steps) - 1 for t in stopped),
+            )
+        )
+    return rungs
+
+
+def _first_at(trial: Trial, step: int) -> int | None:
+    return next((i for i, at in enumerate(trial.steps) if at >= step), None)
+
+
+def _best_at(trial: Trial, step: int) -> float | None:
+    i = _first_at(trial, step)
+    return None if i is None else trial.best_val_losses[i]
+
+
+def alone(trials: Iterable[Trial]) -> list[Trial]:
+    """Returns the completed trials that had their slot to themselves: sharing a GPU falsifies the time."""
+    return [t for t in trials if t.completed() and t.note.trials_per_gpu == 1]
+
+
+def pareto_front(trials: Iterable[Trial]) -> list[Trial]:
+    """Returns the trials that no other one equals or beats in both time and loss, fastest first.
+
+    Of several with the same time and loss the first one is taken.
+    """
+    front: list[Trial] = []
+    for trial in sorted(trials, key=lambda t: (t.train_seconds, t.best_val_loss, t.number)):
+        if not front or trial.best_val_loss < front[-1].best_val_loss:
+            front.append(trial)
+    return front
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edge:
+    """A parameter of the winner at an end of its range; `natural` if there is nothing beyond, as below a rate of 0."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    natural: bool
+
+
+NATURAL_LOW = {"rate": 0, "initial_rate": 0, "final_rate": 0, "peak_rate": 0, "patience": 1}
+EDGE_SHARE = 0.05
+
+
+def at_edge(name: str, value: float, low: float, high: float, *, log: bool, whole: bool) -> Edge | None:
+    """Returns the edge that a value lies at, or None.
+
+    At the edge is within a twentieth of the range, in the logarithm if it is searched so; for whole numbers, at its
+    end.
+    """
+    if low == high:
+        return None
+    share = (math.log(value / low) / math.log(high / low)) if log else (value - low) / (high - low)
+    margin = 1e-9 if whole else EDGE_SHARE + 1e-9
+    if margin < share < 1 - margin:
+        return None
+    natural = share <= margin and NATURAL_LOW.get(name) == low
+    return Edge(name=name, value=value, low=low, high=high, natural=natural)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One arm's values over the steps: their mean over the seeds, and one standard deviation (0 for a single seed)."""
+
+    arm: str
+    schedule: dict[str, Any]
+    steps: tuple[int, ...]
+    dropout_rates: tuple[float, ...]
+    val_losses: tuple[float, ...]
+    deviations: tuple[float, ...]
+    seeds: int
+
+
+def arm_curve(arm: str, rows: Iterable[Row]) -> Curve:
+    """Returns the curve of an arm, at the steps that all of its seeds have reached."""
+    by_seed: dict[int, dict[int, Row]] = {}
+    for row in rows:
+        by_seed.setdefault(row["seed"], {})[row["step"]] = row
+    steps = sorted(set.intersection(*(set(seed) for seed in by_seed.values())))
+    at = [[seed[step] for seed in by_seed.values()] for step in steps]
+    losses = [[row["val_loss"] for row in found] for found in at]
+    return Curve(
+        arm=arm,
+        schedule=json.loads(at[0][0]["schedule"]),
+        steps=tuple(steps),
+        dropout_rates=tuple(fmean(row["dropout_rate"] for row in found) for found in at),
+        val_losses=tuple(fmean(values) for values in losses),
+        deviations=tuple(stdev(values) if len(values) > 1 else 0.0 for values in losses),
+        seeds=len(by_seed),
+    )
+
+
+def trial_curve(name: str, trial: Trial) -> Curve:
+    """Returns the curve of a single trial."""
+    return Curve(
+        arm=name,
+        schedule=trial.schedule,
+        steps=trial.steps,
+        dropout_rates=trial.dropout_rates,
+        val_losses=trial.val_losses,
+        deviations=(0.0,) * len(trial.steps),
+        seeds=1,
+    )

@@ -1,0 +1,106 @@
+"""A study's report as one HTML page that needs nothing else, and its figures as files."""
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from study.display import describe
+from study.provenance import utc_now
+from study.report import style, words
+from study.report.findings import Findings
+from study.report.plates import Plates
+from study.report.source import Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The page, and each figure as an SVG file's text, by its name."""
+
+    html: str
+    figures: dict[str, str]
+
+
+def make_report(source: Source, storage: str | None = None) -> Report:
+    """Makes the report of a study. `storage` is where its folder lies, if that is not the default."""
+    findings = Findings(source)
+    plates = Plates(findings)
+    html = _environment().get_template("page.html").render(_context(findings, plates, storage))
+    return Report(html=html, figures={d.name: style.standalone(d.wide) for d in plates.drawings()})
+
+
+def _context(findings: Findings, plates: Plates, storage: str | None) -> dict[str, Any]:
+    source, config, verdict = findings.source, findings.source.config, findings.verdict
+    sentence, worth = (verdict["verdict"], None) if verdict else words.unconfirmed(findings.trials)
+    script = _read("sort.js")
+    return {
+        "config": config,
+        "facts": source.facts,
+        "made": utc_now(),
+        "verdict": verdict,
+        "sentence": sentence,
+        "worth": worth,
+        "confirm": words.confirm_command(config.name, storage) if findings.winner else None,
+        "resume": words.resume_command(config.name, storage) if findings.unfinished else None,
+        "notices": findings.notices(),
+        "same": words.same_schedules(verdict["same_as"]) if verdict else "",
+        "counted": words.counted(findings.trials),
+        "plates": plates.by_name,
+        "slices": plates.slices,
+        "grace": words.grace_period(findings.rungs, findings.evaluations, config.scheduler),
+        "edges": [words.edge_warning(edge) for edge in findings.edges],
+        "has_parameters": source.study is not None,
+        "trials": sorted(findings.trials, key=lambda t: (not t.steps, t.best_val_loss if t.steps else 0, t.number)),
+        "winner": findings.winner,
+        "pages": source.pages,
+        "variables": style.variables(),
+        "svg_rules": style.SVG_RULES,
+        "font": style.FONT,
+        "style": _read("page.css"),
+        "script": script,
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("study.report", "."),
+        autoescape=True,  # names, schedules and reasons are foreign
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "describe": describe,
+        "outcome": words.outcome,
+        "sentence": lambda text: text[:1].upper() + text[1:].removesuffix("."),
+        "loss": _loss,
+        "signed": _signed,
+        "seconds": lambda value: "" if value is None else words.duration(value),
+        "whole": _whole,
+        "p": _p,
+    }
+    return environment
+
+
+def _read(name: str) -> str:
+    return files("study.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _loss(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _whole(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"

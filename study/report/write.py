@@ -1,0 +1,59 @@
+"""Writes a report: the page with trials.parquet beside it, and what goes to MLflow."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from study.corpus import atomic_path
+from study.plan import Plan
+from study.provenance import facts
+from study.report.page import Report, make_report
+from study.report.source import of_study
+from study.rows import write_parquet
+from study.tracking.reader import TrackedStudy
+from study.tracking.view import run_addresses
+from study.tracking.writer import PARENT_RUN, StudyWriter
+
+FIGURES = "figures"
+"""The folder of the figures, among the artifacts too."""
+
+
+def write_report(report: Report, rows: Sequence[dict[str, Any]], output: Path) -> None:
+    """Writes the page, and trials.parquet beside it."""
+    with atomic_path(output) as part:
+        part.write_text(report.html, encoding="utf-8")
+    write_parquet(list(rows), output.parent / "trials.parquet")
+
+
+def write_figures(report: Report, folder: Path) -> list[Path]:
+    """Writes each figure as an SVG file; returns them."""
+    folder.mkdir(exist_ok=True)
+    paths = [folder / f"{name}.svg" for name in report.figures]
+    for path, svg in zip(paths, report.figures.values(), strict=True):
+        with atomic_path(path) as part:
+            part.write_text(svg, encoding="utf-8")
+    return paths
+
+
+def report_session(plan: Plan, study: optuna.Study, writer: StudyWriter) -> Path:
+    """Makes the report of a session that is over, in the study's folder and among its artifacts; returns the page."""
+    folder, pages = plan.folder, run_addresses(plan.uri, writer.experiment_id or "", writer.runs)
+    source = of_study(plan.config, folder, study, facts=facts(plan.corpus.sha256), pages=pages)
+    storage = folder.path.parent
+    report = make_report(source, None if storage == Path("studies").absolute() else str(storage))
+    output = folder.path / "report.html"
+    with atomic_path(output) as part:
+        part.write_text(report.html, encoding="utf-8")
+    writer.artifacts(PARENT_RUN, [output])
+    writer.artifacts(PARENT_RUN, write_figures(report, folder.path / FIGURES), FIGURES)
+    return output
+
+
+def attach(tracked: TrackedStudy, report: Report, scratch: Path) -> None:
+    """Uploads the page and its figures as artifacts of the study's run. Raises OSError."""
+    page = scratch / "report.html"
+    page.write_text(report.html, encoding="utf-8")
+    tracked.attach([page])
+    tracked.attach(write_figures(report, scratch / FIGURES), FIGURES)
