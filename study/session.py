@@ -33,7 +33,7 @@ def run_session(plan: Plan, console: Console) -> int:
     lacking = config.trials - ended
     if lacking > 0:
         _announce(plan, lacking, console)
-    logging.getLogger("study").addHandler(_ToConsole(console))
+    logging.getLogger("study").addHandler(ToConsole(console))
     stop = Stop(plan.time_budget)
     writer = StudyWriter(plan.client, config.name, folder.spool)
     with Display(console, config.trials, config.training.steps, ended) as display, stop.on_signals():
@@ -88,7 +88,7 @@ def _announce(plan: Plan, trials: int, console: Console) -> None:
     )
 
 
-class _ToConsole(logging.Handler):
+class ToConsole(logging.Handler):
     """Warnings of ours, above the live line."""
 
     def __init__(self, console: Console) -> None:

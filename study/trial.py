@@ -4,6 +4,8 @@ import gc
 import os
 import platform
 import traceback
+from collections.abc import Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,13 @@ class Job:
     corpus: Path
     device: str
 
+    def results(self, config: Mapping[str, Any]) -> Generator[dict[str, Any]]:
+        """Trains a trial, from where it stands, and yields each evaluation."""
+        folder = StudyFolder(self.storage, self.study).trial(config["number"])
+        trainer = Trainer(self.training, from_dict(config["schedule"]), open_corpus(self.corpus), self.device)
+        for progress in folder.run(trainer, Labels(study=self.study, trial=config["number"])):
+            yield progress.to_dict()
+
 
 def run_trial(config: dict[str, Any], job: Job) -> None:
     """Trains one trial and reports each evaluation to Tune.
@@ -48,12 +57,10 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
         job: the rest.
     """
     where = {"node": platform.node(), "gpu_ids": ",".join(map(str, ray.get_gpu_ids())), "pid": os.getpid()}
-    folder = StudyFolder(job.storage, job.study).trial(config["number"])
-    trainer = None
     try:
-        trainer = Trainer(job.training, from_dict(config["schedule"]), open_corpus(job.corpus), job.device)
-        for progress in folder.run(trainer, Labels(study=job.study, trial=config["number"])):
-            tune.report(progress.to_dict() | where)
+        with closing(job.results(config)) as results:  # its memory is free before the `finally` below
+            for result in results:
+                tune.report(result | where)
     except DivergenceError as error:
         tune.report({"failed": f"diverged: {error}"})
     except (MemoryError, torch.OutOfMemoryError) as error:
@@ -63,6 +70,5 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
     except Exception as error:  # any error of the training is this trial's failure, and the study goes on
         tune.report({"failed": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()})
     finally:
-        del trainer  # the next trial of this worker, and the neighbours on its GPU, want the memory
-        gc.collect()
+        gc.collect()  # the next trial of this worker, and the neighbours on its GPU, want the memory
         torch.cuda.empty_cache()

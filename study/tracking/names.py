@@ -8,6 +8,9 @@ RUN_NAME = "mlflow.runName"
 NOTE = "mlflow.note.content"
 ROLE = "role"
 TRIAL = "trial"
+RUN = "run"
+ARM = "arm"
+SEED = "seed"
 OUTCOME = "outcome"
 REASON = "reason"
 CHECKPOINT = "checkpoint"
@@ -19,6 +22,12 @@ class Role(StrEnum):
 
     STUDY = "study"
     TRIAL = "trial"
+    CONFIRMATION = "confirmation"
+    CONFIRMATION_RUN = "confirmation_run"
+
+
+NUMBER = {Role.TRIAL: TRIAL, Role.CONFIRMATION_RUN: RUN}
+"""The tag that tells the runs of a role apart."""
 
 
 class Outcome(StrEnum):

@@ -14,7 +14,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from study.tracking import view
-from study.tracking.names import NOTE, OUTCOME, PARENT, REASON, ROLE, RUN_NAME, STATUS, TRIAL, Outcome, Role
+from study.tracking.names import NOTE, NUMBER, OUTCOME, PARENT, REASON, ROLE, RUN_NAME, STATUS, Outcome, Role
 from study.tracking.reader import search_runs
 from study.tracking.spool import Event, Spool, last_sent
 from study.uris import redacted
@@ -24,6 +24,8 @@ BATCH = 200
 RETRY_SECONDS = 5.0
 PARENT_RUN = -1
 """Stands for the study's own run where a trial's number is expected."""
+Key = int | str
+"""A trial's number, or the name of a confirmation's run."""
 
 
 class StudyWriter:
@@ -33,11 +35,19 @@ class StudyWriter:
     making, so that sending one twice changes nothing. `runs` maps a trial's number to its run id, as far as known.
     """
 
-    def __init__(self, client: MlflowClient, experiment: str, spool: Path) -> None:
+    def __init__(
+        self,
+        client: MlflowClient,
+        experiment: str,
+        spool: Path,
+        parent: Role = Role.STUDY,
+        child: Role = Role.TRIAL,
+    ) -> None:
         self._client, self._experiment = client, experiment
+        self._parent, self._child, self._number = parent, child, NUMBER[child]
         self._spool = Spool(spool)
         self._root = spool.parent
-        self.runs: dict[int, str] = {}
+        self.runs: dict[Key, str] = {}
         self.experiment_id: str | None = None
         self._stop = threading.Event()
         self._failing = False
@@ -47,26 +57,27 @@ class StudyWriter:
 
     def start_study(self, params: Mapping[str, Any], tags: Mapping[str, str], note: str) -> None:
         """Opens the parent run, anew or again."""
-        self._put(PARENT_RUN, "start", name=self._experiment, role=Role.STUDY, params=params, tags={**tags, NOTE: note})
+        name = self._experiment if self._parent is Role.STUDY else f"{self._experiment}-{self._parent.value}"
+        self._put(PARENT_RUN, "start", name=name, role=self._parent, params=params, tags={**tags, NOTE: note})
 
-    def start_trial(self, number: int, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+    def start_trial(self, number: Key, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Opens a trial's run, anew or again."""
-        self._put(number, "start", name=name, role=Role.TRIAL, params=params, tags={**tags, TRIAL: str(number)})
+        self._put(number, "start", name=name, role=self._child, params=params, tags={**tags, self._number: str(number)})
 
-    def log(self, number: int, step: int, metrics: Mapping[str, float], time_ms: int | None = None) -> None:
+    def log(self, number: Key, step: int, metrics: Mapping[str, float], time_ms: int | None = None) -> None:
         """Logs metrics at a training step; again with the same time changes nothing."""
         self._put(number, "metrics", time_ms, step=step, metrics=metrics)
 
-    def tag(self, number: int, tags: Mapping[str, str]) -> None:
+    def tag(self, number: Key, tags: Mapping[str, str]) -> None:
         """Sets tags of a trial's run."""
         self._put(number, "tags", tags=tags)
 
-    def artifacts(self, number: int, files: Sequence[Path], folder: str | None = None) -> None:
+    def artifacts(self, number: Key, files: Sequence[Path], folder: str | None = None) -> None:
         """Uploads files, which lie beside the spool or below it, as they are when they are sent."""
         names = [str(file.relative_to(self._root)) for file in files]  # the study's folder may be moved
         self._put(number, "artifacts", files=names, folder=folder)
 
-    def end_trial(self, number: int, outcome: Outcome, reason: str | None = None) -> None:
+    def end_trial(self, number: Key, outcome: Outcome, reason: str | None = None) -> None:
         """Closes a trial's run with its outcome."""
         tags = {OUTCOME: outcome.value} | ({REASON: reason[:5000]} if reason else {})
         self._put(number, "end", status=STATUS[outcome], tags=tags)
@@ -88,7 +99,7 @@ class StudyWriter:
         self.closed = True
         return done
 
-    def _put(self, number: int, what: str, time_ms: int | None = None, **details: Any) -> None:
+    def _put(self, number: Key, what: str, time_ms: int | None = None, **details: Any) -> None:
         self._spool.put({"what": what, "trial": number, "time_ms": time_ms or int(time.time() * 1000), **details})
 
     def _send_all(self) -> None:
@@ -164,24 +175,25 @@ class StudyWriter:
         params = [Param(key, _text(value)) for key, value in event["params"].items()]
         self._client.log_batch(self.runs[number], params=params, tags=_tags(event["tags"]))
 
-    def _run_id(self, number: int) -> str:
+    def _run_id(self, number: Key) -> str:
         return self._known_runs()[number]
 
-    def _known_runs(self) -> dict[int, str]:
+    def _known_runs(self) -> dict[Key, str]:
         """Returns the runs that the store has; it is asked once, since no one else writes this study."""
         if self.experiment_id is None:
             experiment = self._client.get_experiment_by_name(self._experiment)
             experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(self._experiment)
             self._client.set_experiment_tag(experiment_id, view.TAG, view.view_tag())
-            for run in search_runs(self._client, experiment_id, Role.STUDY) + search_runs(
-                self._client, experiment_id, Role.TRIAL
-            ):
-                self.runs[int(run.data.tags.get(TRIAL, PARENT_RUN))] = run.info.run_id
+            for run in search_runs(self._client, experiment_id, self._parent):
+                self.runs[PARENT_RUN] = run.info.run_id
+            for run in search_runs(self._client, experiment_id, self._child):
+                key = run.data.tags[self._number]
+                self.runs[int(key) if self._child is Role.TRIAL else key] = run.info.run_id
             self.experiment_id = experiment_id
         return self.runs
 
 
-def _group(numbered: tuple[int, Event]) -> tuple[str, int]:
+def _group(numbered: tuple[int, Event]) -> tuple[str, Key]:
     i, event = numbered
     return ("metrics", event["trial"]) if event["what"] == "metrics" else ("alone", i)
 
