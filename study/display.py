@@ -96,7 +96,7 @@ class Display:
         share = (done - self._before * self._steps) / max(1, (self._trials - self._before) * self._steps)
         elapsed = time.monotonic() - self._started
         left = _clock(elapsed * (1 - share) / share) if share > 0.02 else "..."
-        best = f"  best {self._best[0]:.4f} ({self._name(self._best[1])})" if self._best else ""
+        best = f"  best {self._best[0]:.4f} ({self._name(self._best[1]).strip()})" if self._best else ""
         words = [f"{len(self._reached)} running", f"{self._count[Outcome.COMPLETED]} done"]
         if self._before:
             words.append(f"{self._before} ended before")

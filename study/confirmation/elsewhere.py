@@ -145,13 +145,14 @@ def _check_alike(runs: Sequence[Run], corpus: str | None) -> None:
                 f"{run.training.seed}: leave one out"
             )
         seen[key] = run.folder.path
-    texts = {run.measures.corpus_sha256 or run.training.corpus: run for run in runs}
-    hashes = {run.measures.corpus_sha256 for run in runs if run.measures.corpus_sha256}
-    if len(hashes) > 1 or (len(texts) > 1 and not (hashes and len(hashes) == len(texts)) and corpus is None):
-        one, other = list(texts.values())[:2]
+    hashes = {run.measures.corpus_sha256: run for run in runs if run.measures.corpus_sha256}
+    names = {run.training.corpus: run for run in runs}
+    told = corpus is not None or all(run.measures.corpus_sha256 for run in runs)
+    if len(hashes) > 1 or (len(names) > 1 and not told):
+        one, other = list((hashes if len(hashes) > 1 else names).values())[:2]
         raise UserError(
-            f"--runs {one.folder.path} and {other.folder.path} learned from different corpora ({one.training.corpus} "
-            f"and {other.training.corpus}): compare runs on the same text, or name it with --corpus if it is the same"
+            f"--runs {one.folder.path} and {other.folder.path} learned from different texts ({one.training.corpus} "
+            f"and {other.training.corpus}): compare runs on the same one, or name it with --corpus if it is the same"
         )
 
 

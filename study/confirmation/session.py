@@ -160,7 +160,9 @@ class _Session:
             asked.enqueue_trial({}, user_attrs={SCHEDULE: run.schedule.to_dict(), KNOWN: run.arm})
         self._say(f"{title}: {len(lacking)} runs")
         ended = len(runs) - len(lacking)
-        display = Display(self._console, len(runs), config.training.steps, ended, lambda number: lacking[number].name)
+        width = max(len(run.name) for run in lacking)
+        names = [run.name.ljust(width) for run in lacking]
+        display = Display(self._console, len(runs), config.training.steps, ended, names.__getitem__)
         with display:
             recorder = ConfirmationRecorder(job, writer, display)
             try:

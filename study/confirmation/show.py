@@ -26,6 +26,7 @@ def show_verdict(verdict: Mapping[str, Any], console: Console) -> None:
     if verdict["paper"]["claims"]:
         console.print()
         console.print(_paper(verdict))
+        _say(console, "Differences below are paired by seed, with 95 % intervals; p is not adjusted for their number.")
         for claim in verdict["paper"]["claims"]:
             _say(console, f"Claim: {claim['claim']}.", style="italic")
             _say(console, f"  Found: {claim['found']}.")
