@@ -2,8 +2,12 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
+
+from rich.console import Console
 
 from study import flags
 from study.confirmation.options import ConfirmOptions, RunsOptions
@@ -35,20 +39,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     study, runs = given.pop("study", None), given.pop("runs", None)
     if (study is None) == (runs is None):
         raise UserError("give --study NAME, or --runs DIR... with the folders of runs made elsewhere")
-    options = ConfirmOptions if runs is None else RunsOptions
-    if foreign := [name for name in given if name not in {f.name for f in options.__dataclass_fields__.values()}]:
+    known = {f.name for f in fields(ConfirmOptions if runs is None else RunsOptions)}
+    if foreign := [name for name in given if name not in known]:
         raise UserError(f"{flags.flag(foreign[0])} is of no use with {'--study' if runs is None else '--runs'}")
-    from rich.console import Console
-
     console = Console(width=None if sys.stdout.isatty() else 160)
     if runs is not None:
         from study.confirmation.elsewhere import judge_runs
 
         return judge_runs(runs, RunsOptions(**given), console)
-    # Ray, MLflow and torch take seconds to import: --help and a mistyped flag do not wait for them.
+    return _confirm(study, ConfirmOptions(**given), given, console)
+
+
+def _confirm(name: str, options: ConfirmOptions, given: Mapping[str, Any], console: Console) -> int:
+    # torch, MLflow and Ray take seconds to import, one after the other: a mistake does not wait for all of them.
+    from study.confirmation.plan import ConfirmationFolder, make_config
+    from study.layout import StudyFolder
+
+    study = StudyFolder(Path(options.storage), name)
+    folder = ConfirmationFolder(study)
+    config = make_config(options, given, study, folder)
+    from study.confirmation.show import show_verdict
+    from study.confirmation.verdict import is_whole, read_verdict
+    from study.tracking.writer import is_settled
+
+    verdict = read_verdict(folder.path)
+    if verdict is not None and is_whole(verdict, config.seeds) and is_settled(folder.spool):
+        show_verdict(verdict, console)
+        return 0
     from study.confirmation.session import confirm_study
 
-    return confirm_study(study, ConfirmOptions(**given), given, console)
+    return confirm_study(config, folder, options, console)
 
 
 if __name__ == "__main__":

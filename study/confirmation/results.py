@@ -78,9 +78,10 @@ def read_results(folder: Path) -> Results:
 
 
 def is_complete(folder: RunFolder) -> bool:
-    """Whether a run has reached its end and all of it is measured."""
+    """Whether a run has reached its end, all of it is measured, and its driver has heard of it and cleared up."""
     rows = folder.rows()
-    return bool(rows) and rows[-1]["outcome"] is not None and Measures.read(folder.path).test_loss is not None
+    ended = bool(rows) and rows[-1]["outcome"] is not None and not folder.resume.exists()
+    return ended and Measures.read(folder.path).test_loss is not None
 
 
 def run_rows(

@@ -4,7 +4,6 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -19,7 +18,6 @@ from study.confirmation.plan import (
     ConfirmationFolder,
     Run,
     arm_runs,
-    make_config,
     sweep_runs,
 )
 from study.confirmation.results import Results, Row, best_rate, is_complete, run_rows, with_times
@@ -29,7 +27,6 @@ from study.confirmation.verdict import judge, read_verdict, write_verdict
 from study.corpus import Corpus, load_corpus
 from study.display import Display, duration
 from study.errors import UserError
-from study.layout import StudyFolder
 from study.provenance import facts
 from study.recorder import flat
 from study.results import SEND_SECONDS, SEND_SECONDS_INTERRUPTED
@@ -38,7 +35,7 @@ from study.searcher import KNOWN, SCHEDULE, StudySearcher
 from study.session import SEND_SECONDS_AFTER_ERROR, ToConsole
 from study.tracking.client import check, connect, tracking_uri
 from study.tracking.names import Role
-from study.tracking.writer import PARENT_RUN, StudyWriter, is_settled
+from study.tracking.writer import PARENT_RUN, StudyWriter
 from study.uris import HIDDEN
 
 NOTE = """Is a schedule of the study really better than the best constant rate? Each child run trains one arm (tag
@@ -48,21 +45,14 @@ MEASURING_SHARE = 0.3
 """What a confirmation's measures take beside a run's training and evaluations, roughly, on a small CPU preset."""
 
 
-def confirm_study(name: str, options: ConfirmOptions, given: Mapping[str, Any], console: Console) -> int:
-    """Confirms a study, or goes on with that; returns the exit status.
-
-    Args:
-        given: those of the options that stand on the command line.
+def confirm_study(
+    config: ConfirmationConfig, folder: ConfirmationFolder, options: ConfirmOptions, console: Console
+) -> int:
+    """Begins a confirmation, or goes on with it; returns the exit status.
 
     Raises:
         UserError: a mistake, found before anything is made.
     """
-    study = StudyFolder(Path(options.storage), name)
-    folder = ConfirmationFolder(study)
-    config = make_config(options, given, study, folder)
-    if is_settled(folder.spool) and (verdict := read_verdict(folder.path)) and len(verdict["seeds"]) == config.seeds:
-        show_verdict(verdict, console)
-        return 0
     uri = tracking_uri(options.tracking_uri or (None if config.tracking_uri == HIDDEN else config.tracking_uri))
     check(uri, create=False)
     corpus = load_corpus(config.training.corpus)
@@ -74,7 +64,7 @@ def confirm_study(name: str, options: ConfirmOptions, given: Mapping[str, Any], 
         slots = share_out(gpus, options.trials_per_gpu, len(sweep_runs(config, folder)))
         estimate = try_out(slots, config.training, {}, corpus.path)
     if estimate.device != config.device:
-        raise UserError(f"study {name} trains on {config.device}, and here is {estimate.device} only: see --gpus")
+        raise UserError(f"study {config.study} trained on {config.device}, and here is {estimate.device}: see --gpus")
     folder.write_config(config)
     return _Session(config, folder, corpus, slots, estimate, console).run(uri)
 

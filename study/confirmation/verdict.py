@@ -182,6 +182,11 @@ def read_verdict(folder: Path) -> dict[str, Any] | None:
     return verdict
 
 
+def is_whole(verdict: Mapping[str, Any], seeds: int) -> bool:
+    """Whether a verdict is on so many seeds and lacks no run."""
+    return len(verdict["seeds"]) == seeds and not any(arm["failed"] for arm in verdict["arms"])
+
+
 def _arm(
     arm: Arm, runs: Sequence[Row], comparisons: Mapping[str, Comparison], on_test: Mapping[str, Comparison]
 ) -> dict[str, Any]:
