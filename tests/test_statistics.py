@@ -144,6 +144,15 @@ def test_a_constant_rate_is_never_the_subject_beside_a_schedule() -> None:
     assert found.subject.startswith("linear")
 
 
+def test_an_arm_that_lacks_seeds_is_never_the_subject() -> None:
+    rng = np.random.default_rng(2)
+    losses = {arm.name: dict(enumerate(rng.normal(2.42, 0.001, 5))) for arm in ARMS}
+    losses["linear-3"] = {0: losses["linear-3"][0] - 0.1}
+    found = decide(ARMS, compare(losses, BASELINE), BASELINE)
+    assert found.subject != "linear-3"
+    assert found.claim == "none"
+
+
 def test_no_difference_names_the_seeds_that_would_show_it() -> None:
     rng = np.random.default_rng(3)
     losses = {arm.name: rng.normal(2.42, 0.01, 5) for arm in ARMS}

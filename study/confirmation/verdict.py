@@ -71,6 +71,8 @@ def decide(arms: Sequence[Arm], comparisons: Mapping[str, Comparison], baseline:
     candidates = [arm for arm in other if not is_constant(arm.schedule)] or other
     if not candidates:
         return Verdict(sentence=_nothing_to_compare(baseline, names), claim="unknown", subject=None)
+    most = max(comparisons[arm.name].difference.n for arm in candidates)
+    candidates = [arm for arm in candidates if comparisons[arm.name].difference.n == most]  # one that fails is no pick
     subject = min(candidates, key=lambda arm: comparisons[arm.name].difference.mean).name
     comparison = comparisons[subject]
     difference, p = comparison.difference, comparison.p_holm
