@@ -206,6 +206,17 @@ def test_a_run_broken_off_goes_on_with_its_measures(tmp_path: Path) -> None:
     )
 
 
+def test_what_was_measured_before_a_restart_is_not_measured_again(tmp_path: Path) -> None:
+    config, corpus = PRESETS["smoke"].training, load_corpus("shakespeare")
+    folder = RunFolder(tmp_path / "run")
+    first = list(run_measured(folder, Trainer(config, Constant(0.2), corpus), corpus, Labels()))
+    (again,) = run_measured(folder, Trainer(config, Constant(0.2), corpus), corpus, Labels())
+    assert again[1] == first[-1][1], "a second speed would be a second point in MLflow"
+    folder.finish()
+    (again,) = run_measured(folder, Trainer(config, Constant(0.2), corpus), corpus, Labels())
+    assert again[1] == first[-1][1]
+
+
 def _damage(kind: str, runs: Path) -> None:
     config = runs / "linear-1" / "config.yaml"
     if kind in ("steps", "corpus"):
