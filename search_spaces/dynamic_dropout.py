@@ -1,18 +1,19 @@
 """The space `dynamic_dropout`: the three schedules of Yan & Shao (2024), and the constant rate they compete with."""
 
-import math
 from typing import Any
 
 import optuna
 
+from model.paper import PAPER
 from search_spaces import constant
 
-# The paper does not give its constants: these are ours.
+# A parameter that the space does not vary is none that Optuna can be given.
 KNOWN_GOOD: dict[str, dict[str, Any]] = {
     **{name: {"kind": "constant"} | parameters for name, parameters in constant.KNOWN_GOOD.items()},
-    "linear 0.2 to 0": {"kind": "linear", "initial_rate": 0.2, "final_rate": 0.0},
-    "exponential 0.2 to 0": {"kind": "exponential", "initial_rate": 0.2, "final_rate": 0.0, "decay": math.log(10)},
-    "val_loss 0.2 to 0": {"kind": "val_loss", "initial_rate": 0.2, "final_rate": 0.0, "factor": 0.5, "patience": 1},
+    **{
+        f"{name} 0.2 to 0": {key: value for key, value in schedule.items() if key != "min_delta"}
+        for name, schedule in PAPER.items()
+    },
 }
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -29,8 +29,15 @@ def describe(schedule: Mapping[str, Any]) -> str:
 class Display:
     """The live line of a study on a terminal, and a line a trial; only the latter where there is no terminal."""
 
-    def __init__(self, console: Console, trials: int, steps: int, ended: int = 0) -> None:
-        self.console = console
+    def __init__(
+        self,
+        console: Console,
+        trials: int,
+        steps: int,
+        ended: int = 0,
+        name: Callable[[int], str] = lambda number: f"trial {number}",
+    ) -> None:
+        self.console, self._name = console, name
         self._trials, self._steps, self._before = trials, steps, ended
         self._count: Counter[Outcome] = Counter()
         self._reached: dict[int, int] = {}  # step of each running trial
@@ -77,7 +84,7 @@ class Display:
             Outcome.STOPPED_EARLY: f"stopped early at step {step}",
             Outcome.FAILED: f"failed: {reason}",
         }[outcome]
-        self._print(f"trial {number:<4d} {self._schedules[number]:<44s} {loss:22s} {ending}")
+        self._print(f"{self._name(number):10s} {self._schedules[number]:<44s} {loss:22s} {ending}")
         self._refresh()
 
     def _print(self, line: str) -> None:
@@ -89,7 +96,7 @@ class Display:
         share = (done - self._before * self._steps) / max(1, (self._trials - self._before) * self._steps)
         elapsed = time.monotonic() - self._started
         left = _clock(elapsed * (1 - share) / share) if share > 0.02 else "..."
-        best = f"  best {self._best[0]:.4f} (trial {self._best[1]})" if self._best else ""
+        best = f"  best {self._best[0]:.4f} ({self._name(self._best[1]).strip()})" if self._best else ""
         words = [f"{len(self._reached)} running", f"{self._count[Outcome.COMPLETED]} done"]
         if self._before:
             words.append(f"{self._before} ended before")

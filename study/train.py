@@ -12,7 +12,8 @@ import torch
 from model.schedules import Schedule
 from study import flags
 from study.config import PRESETS, TrainingConfig
-from study.corpus import corpus_id, load_corpus
+from study.confirmation.measures import run_measured
+from study.corpus import Corpus, corpus_id, load_corpus
 from study.errors import DivergenceError, UserError, exit_status
 from study.folder import RunFolder
 from study.rows import Labels
@@ -26,6 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--schedule", type=Path, required=True, metavar="FILE", help="a schedule file")
     p.add_argument("--preset", choices=PRESETS, help="replaces the file's training config")
     p.add_argument("--output", type=Path, metavar="DIR", help="gets weights, config.yaml and metrics.jsonl")
+    p.add_argument(
+        "--full-evaluation",
+        action="store_true",
+        help="also measures what study.confirm --runs compares, into --output: full_val_loss at each evaluation, and "
+        "test_loss, training loss with dropout off and sampling speed at the end",
+    )
     p.add_argument("--resume", action="store_true", help="go on with a run that was stopped, in --output")
     p.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
     group = p.add_argument_group("single fields of the training config, instead of the file's or the preset's")
@@ -43,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "give the same text, or choose with --corpus"
         )
     check_fits(config, corpus)
+    if args.full_evaluation and args.output is None:
+        raise UserError("--full-evaluation needs the --output that gets what it measures")
     folder = _folder(args.output, args.resume, file.schedule, config)
     if folder is not None:
         try:
@@ -52,20 +61,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     trainer = Trainer(config, file.schedule, corpus, device)
     print(_what_runs(trainer), file=sys.stderr)
     try:
-        _train(trainer, folder)
+        _train(trainer, folder, corpus if args.full_evaluation else None)
     except DivergenceError as error:
         print(f"error: training diverged: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _train(trainer: Trainer, folder: RunFolder | None) -> None:
+def _train(trainer: Trainer, folder: RunFolder | None, measured_on: Corpus | None) -> None:
     with _progress_bar(trainer.config.steps) as bar:
 
         def on_step(step: int) -> None:
             bar.update(step - bar.n)
 
-        run = trainer.run(on_step) if folder is None else folder.run(trainer, Labels(), on_step)
+        if folder is None:
+            run = trainer.run(on_step)
+        elif measured_on is None:
+            run = folder.run(trainer, Labels(), on_step)
+        else:
+            run = (p for p, _ in run_measured(folder, trainer, measured_on, Labels(), on_step))
         for p in run:
             on_step(p.step)
             bar.clear()

@@ -5,6 +5,8 @@ import logging
 import os
 import platform
 import traceback
+from collections.abc import Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from model.schedules import from_dict
 from study.config import TrainingConfig
 from study.corpus import open_corpus
 from study.errors import DivergenceError, disk_error
+from study.folder import RunFolder
 from study.layout import StudyFolder
 from study.messages import CHECKPOINT_STEP, DISK, DIVERGED, FAILED, TRACEBACK, WARNINGS
 from study.rows import Labels
@@ -38,6 +41,16 @@ class Job:
     corpus: Path
     device: str
 
+    def folder(self, config: Mapping[str, Any]) -> RunFolder:
+        """Returns the folder of a trial."""
+        return StudyFolder(self.storage, self.study).trial(config["number"])
+
+    def results(self, config: Mapping[str, Any]) -> Generator[dict[str, Any]]:
+        """Trains a trial, from where it stands, and yields each evaluation."""
+        trainer = Trainer(self.training, from_dict(config["schedule"]), open_corpus(self.corpus), self.device)
+        for progress in self.folder(config).run(trainer, Labels(study=self.study, trial=config["number"])):
+            yield progress.to_dict()
+
 
 def run_trial(config: dict[str, Any], job: Job) -> None:
     """Trains one trial and reports each evaluation to Tune.
@@ -50,14 +63,13 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
         job: the rest.
     """
     warnings = _Warnings()
+    folder = job.folder(config)
     where = {"node": platform.node(), "gpu_ids": ",".join(map(str, ray.get_gpu_ids())), "pid": os.getpid()}
-    folder = StudyFolder(job.storage, job.study).trial(config["number"])
-    trainer = None
     try:
-        trainer = Trainer(job.training, from_dict(config["schedule"]), open_corpus(job.corpus), job.device)
-        for progress in folder.run(trainer, Labels(study=job.study, trial=config["number"])):
-            newest = {CHECKPOINT_STEP: folder.checkpoint_step()}
-            tune.report(progress.to_dict() | where | newest | {WARNINGS: warnings.taken()})
+        with closing(job.results(config)) as results:  # its memory is free before the `finally` below
+            for result in results:
+                newest = {CHECKPOINT_STEP: folder.checkpoint_step()}
+                tune.report(result | where | newest | {WARNINGS: warnings.taken()})
     except DivergenceError as error:
         tune.report({FAILED: f"diverged: {error}", DIVERGED: True})
     except torch.AcceleratorError:
@@ -71,8 +83,7 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
         tune.report(reason | {WARNINGS: warnings.taken()})
     finally:
         warnings.close()
-        del trainer  # the next trial of this worker, and the neighbours on its GPU, want the memory
-        gc.collect()
+        gc.collect()  # the next trial of this worker, and the neighbours on its GPU, want the memory
         torch.cuda.empty_cache()
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from study import export, search, train
+from study import confirm, export, search, train
 from study.errors import exit_status
 from study.report import __main__ as report
 from tests.conftest import Study, run
@@ -121,6 +121,32 @@ def test_export(more: list[str], folder: Path, capsys: pytest.CaptureFixture[str
 def test_report(more: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     named = more[-1] if more else "mlflow.db"
     check(lambda: report.main(["--study", "none", *more]), named, folder, capsys)
+
+
+CONFIRMATIONS = {
+    "neither": ([], "give --study NAME, or --runs DIR"),
+    "both": (["--study", "none", "--runs", "short.txt"], "give --study NAME, or --runs DIR"),
+    "no such study": (["--study", "none"], "there is no study"),
+    "study that climbs": (["--study", ".."], ".."),
+    "no seeds": (["--study", "none", "--seeds", "0"], "--seeds must be from 1 to 1000, got 0"),
+    "no schedules": (["--study", "none", "--top", "0"], "--top must be at least 1, got 0"),
+    "half a seed": (["--study", "none", "--seeds", "2.5"], "2.5"),
+    "a flag of the other kind": (["--study", "none", "--corpus", "short.txt"], "--corpus is of no use with --study"),
+    "no runs": (["--runs", "none"], "there is no run of study.train --output in it"),
+    "seeds with runs": (["--runs", "none", "--seeds", "3"], "--seeds is of no use with --runs"),
+}
+
+
+@pytest.mark.parametrize("case", CONFIRMATIONS)
+def test_confirm(case: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, named = CONFIRMATIONS[case]
+    check(lambda: confirm.main(arguments), named, folder, capsys)
+
+
+def test_full_evaluation_needs_an_output(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "schedule.yaml").write_text(SCHEDULE)
+    arguments = ["--schedule", "schedule.yaml", "--preset", "smoke", "--full-evaluation"]
+    check(lambda: train.main(arguments), "--full-evaluation needs the --output", folder, capsys)
 
 
 @pytest.mark.slow

@@ -12,9 +12,10 @@ from study.provenance import facts
 from study.report.page import Report, make_report
 from study.report.source import of_study
 from study.rows import write_parquet
+from study.tracking.names import PARENT_RUN
 from study.tracking.reader import TrackedStudy
 from study.tracking.view import run_addresses
-from study.tracking.writer import PARENT_RUN, StudyWriter
+from study.tracking.writer import StudyWriter
 
 FIGURES = "figures"
 """The folder of the figures, among the artifacts too."""

@@ -8,10 +8,15 @@ RUN_NAME = "mlflow.runName"
 NOTE = "mlflow.note.content"
 ROLE = "role"
 TRIAL = "trial"
+RUN = "run"
+ARM = "arm"
+SEED = "seed"
 OUTCOME = "outcome"
 REASON = "reason"
+Key = int | str
+"""A trial's number, or the name of a confirmation's run."""
 PARENT_RUN = -1
-"""Stands for the study's own run where a trial's number is expected."""
+"""Stands for the parent run where a key is expected."""
 TRIALS_PER_GPU = "trials_per_gpu"
 """Of a trial that shared its GPU: with how many at most, itself included."""
 CHECKPOINT = "checkpoint"
@@ -23,6 +28,12 @@ class Role(StrEnum):
 
     STUDY = "study"
     TRIAL = "trial"
+    CONFIRMATION = "confirmation"
+    CONFIRMATION_RUN = "confirmation_run"
+
+
+NUMBER = {Role.TRIAL: TRIAL, Role.CONFIRMATION_RUN: RUN}
+"""The tag that tells the runs of a role apart."""
 
 
 class Outcome(StrEnum):

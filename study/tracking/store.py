@@ -10,7 +10,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from study.tracking import view
-from study.tracking.names import OUTCOME, PARENT, PARENT_RUN, REASON, ROLE, RUN_NAME, TRIAL, Role
+from study.tracking.names import NUMBER, OUTCOME, PARENT, PARENT_RUN, REASON, ROLE, RUN_NAME, Key, Role
 from study.tracking.reader import search_runs
 from study.tracking.spool import Event
 
@@ -29,9 +29,10 @@ class StudyStore:
     `runs` maps a trial's number to its run id, as far as known; `experiment_id` is None until the store has answered.
     """
 
-    def __init__(self, client: MlflowClient, experiment: str, root: Path) -> None:
+    def __init__(self, client: MlflowClient, experiment: str, root: Path, parent: Role, child: Role) -> None:
         self._client, self._experiment, self._root = client, experiment, root.resolve()
-        self.runs: dict[int, str] = {}
+        self._parent, self._child = parent, child
+        self.runs: dict[Key, str] = {}
         self.experiment_id: str | None = None
 
     def ask(self) -> None:
@@ -44,10 +45,12 @@ class StudyStore:
         experiment = self._client.get_experiment_by_name(self._experiment)
         experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(self._experiment)
         self._client.set_experiment_tag(experiment_id, view.TAG, view.view_tag())
-        found: dict[int, list[str]] = {}
-        for role in (Role.STUDY, Role.TRIAL):
-            for run in search_runs(self._client, experiment_id, role):
-                found.setdefault(int(run.data.tags.get(TRIAL, PARENT_RUN)), []).append(run.info.run_id)
+        found: dict[Key, list[str]] = {}
+        for run in search_runs(self._client, experiment_id, self._parent):
+            found.setdefault(PARENT_RUN, []).append(run.info.run_id)
+        for run in search_runs(self._client, experiment_id, self._child):
+            key = run.data.tags[NUMBER[self._child]]
+            found.setdefault(int(key) if self._child is Role.TRIAL else key, []).append(run.info.run_id)
         for number, run_ids in found.items():
             mine = self.runs.get(number)
             kept = mine if mine in run_ids else min(run_ids)
@@ -126,7 +129,7 @@ class StudyStore:
         params = [Param(key, _text(value)) for key, value in event["params"].items()]
         self._client.log_batch(self.runs[number], params=params, tags=_tags(event["tags"]))
 
-    def _run_id(self, number: int) -> str:
+    def _run_id(self, number: Key) -> str:
         self.ask()
         if number not in self.runs:
             raise UselessError("it has no such run")

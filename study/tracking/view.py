@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+from study.tracking.names import Key
 from study.uris import web_address
 
 NAME = "trials"
@@ -49,10 +50,11 @@ def view_path(experiment_id: str) -> str:
     return f"/#/experiments/{experiment_id}/runs?{query}"
 
 
-def run_addresses(uri: str, experiment_id: str, runs: Mapping[int, str]) -> dict[int, str]:
+def run_addresses(uri: str, experiment_id: str, runs: Mapping[Key, str]) -> dict[int, str]:
     """Returns where a browser finds each run, by its trial's number; none if the store is no server."""
     pages = web_address(uri)
-    return {n: f"{pages}/#/experiments/{experiment_id}/runs/{run_id}" for n, run_id in runs.items() if pages}
+    page = f"{pages}/#/experiments/{experiment_id}/runs/"
+    return {key: page + run_id for key, run_id in runs.items() if pages and isinstance(key, int)}
 
 
 def _line_chart(metric: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from study.tracking.names import NOTE, OUTCOME, PARENT_RUN, REASON, STATUS, TRIAL, Outcome, Role
+from study.tracking.names import NOTE, NUMBER, OUTCOME, PARENT_RUN, REASON, STATUS, Key, Outcome, Role
 from study.tracking.spool import Event, Spool, last_sent
 from study.tracking.store import StudyStore, UselessError
 from study.uris import redacted
@@ -45,11 +45,19 @@ class StudyWriter:
     making, so that sending one twice changes nothing. `said` maps a trial's number to what its run was told.
     """
 
-    def __init__(self, client: MlflowClient, experiment: str, spool: Path) -> None:
+    def __init__(
+        self,
+        client: MlflowClient,
+        experiment: str,
+        spool: Path,
+        parent: Role = Role.STUDY,
+        child: Role = Role.TRIAL,
+    ) -> None:
         self._experiment, self._root = experiment, spool.parent
+        self._parent, self._child, self._number = parent, child, NUMBER[child]
         self._spool = Spool(spool)
-        self._store = StudyStore(client, experiment, self._root)
-        self.said: defaultdict[int, Said] = defaultdict(Said)
+        self._store = StudyStore(client, experiment, self._root, parent, child)
+        self.said: defaultdict[Key, Said] = defaultdict(Said)
         for event in self._spool.past:
             self._note(event)
         self._stop = threading.Event()
@@ -64,37 +72,39 @@ class StudyWriter:
         return self._store.experiment_id
 
     @property
-    def runs(self) -> Mapping[int, str]:
+    def runs(self) -> Mapping[Key, str]:
         """The run id of each trial, by its number, as far as known."""
         return self._store.runs
 
     def open_trials(self) -> list[int]:
         """Returns the trials whose runs were begun and not ended, by this session or an earlier one."""
-        return sorted(number for number, said in self.said.items() if said.open and number != PARENT_RUN)
+        keys = (key for key, said in self.said.items() if said.open and key != PARENT_RUN)
+        return sorted(key for key in keys if isinstance(key, int))
 
     def start_study(self, params: Mapping[str, Any], tags: Mapping[str, str], note: str) -> None:
         """Opens the parent run, anew or again."""
-        self._put(PARENT_RUN, "start", name=self._experiment, role=Role.STUDY, params=params, tags={**tags, NOTE: note})
+        name = self._experiment if self._parent is Role.STUDY else f"{self._experiment}-{self._parent.value}"
+        self._put(PARENT_RUN, "start", name=name, role=self._parent, params=params, tags={**tags, NOTE: note})
 
-    def start_trial(self, number: int, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+    def start_trial(self, number: Key, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Opens a trial's run, anew or again."""
-        self._put(number, "start", name=name, role=Role.TRIAL, params=params, tags={**tags, TRIAL: str(number)})
+        self._put(number, "start", name=name, role=self._child, params=params, tags={**tags, self._number: str(number)})
 
-    def log(self, number: int, step: int, metrics: Mapping[str, float], time_ms: int | None = None) -> None:
+    def log(self, number: Key, step: int, metrics: Mapping[str, float], time_ms: int | None = None) -> None:
         """Logs metrics at a training step, unless the run has some at this step already."""
         if step not in self.said[number].steps:
             self._put(number, "metrics", time_ms, step=step, metrics=metrics)
 
-    def tag(self, number: int, tags: Mapping[str, str]) -> None:
+    def tag(self, number: Key, tags: Mapping[str, str]) -> None:
         """Sets tags of a trial's run."""
         self._put(number, "tags", tags=tags)
 
-    def artifacts(self, number: int, files: Sequence[Path], folder: str | None = None) -> None:
+    def artifacts(self, number: Key, files: Sequence[Path], folder: str | None = None) -> None:
         """Uploads files, which lie beside the spool or below it, as they are when they are sent."""
         names = [str(file.relative_to(self._root)) for file in files]  # the study's folder may be moved
         self._put(number, "artifacts", files=names, folder=folder)
 
-    def end_trial(self, number: int, outcome: Outcome, reason: str | None = None) -> None:
+    def end_trial(self, number: Key, outcome: Outcome, reason: str | None = None) -> None:
         """Closes a trial's run with its outcome."""
         tags = {OUTCOME: outcome.value} | ({REASON: reason[:5000]} if reason else {})
         self._put(number, "end", status=STATUS[outcome], tags=tags)
@@ -116,7 +126,7 @@ class StudyWriter:
         self.closed = True
         return done
 
-    def _put(self, number: int, what: str, time_ms: int | None = None, **details: Any) -> None:
+    def _put(self, number: Key, what: str, time_ms: int | None = None, **details: Any) -> None:
         time_ms = max(time_ms or int(time.time() * 1000), self.said[number].time_ms)
         event = {"what": what, "trial": number, "time_ms": time_ms, **details}
         self._spool.put(event)
@@ -180,7 +190,7 @@ class StudyWriter:
         self._stop.wait(RETRY_SECONDS)
 
 
-def _group(numbered: tuple[int, Event]) -> tuple[str, int]:
+def _group(numbered: tuple[int, Event]) -> tuple[str, Key]:
     i, event = numbered
     return ("metrics", event["trial"]) if event["what"] == "metrics" else ("alone", i)
 

@@ -1,0 +1,138 @@
+"""What a confirmation compares: a study's best schedules, and the controls that say what their parts are worth."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from model.paper import PAPER
+from model.schedules import Constant, Linear, Piecewise, Reversed, Schedule, ValLoss, from_dict
+
+BASELINE = "best-constant"
+NO_DROPOUT = "no-dropout"
+MEAN = "mean-constant"
+REVERSED = "top-1-reversed"
+PAPER_PREFIX = "paper-"
+SWEEP_RATES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+"""The constant rates from which the baseline is chosen: the range of the search spaces, finer where GPTs of this size
+have their best."""
+RATE_DIGITS = 2
+"""Of a mean rate: the grid of the search spaces, since neighbours on it differ by less than two seeds do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One of the schedules compared: its name, and in a few words what it is there for."""
+
+    name: str
+    meaning: str
+    schedule: Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A completed trial of a study: its schedule, and its recorded rates as (progress, rate)."""
+
+    trial: int
+    schedule: Schedule
+    rates: tuple[tuple[float, float], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns it as plain values."""
+        return {
+            "trial": self.trial,
+            "schedule": self.schedule.to_dict(),
+            "rates": [list(point) for point in self.rates],
+        }
+
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any]) -> "Found":
+        """Makes it from plain values."""
+        rates = tuple((float(progress), float(rate)) for progress, rate in d["rates"])
+        return cls(trial=int(d["trial"]), schedule=from_dict(d["schedule"]), rates=rates)
+
+
+def best_of_study(rows: Iterable[Mapping[str, Any]], top: int) -> list[Found]:
+    """Returns the best completed trials with distinct schedules, best first, from the rows of a trials.parquet."""
+    by_trial = [
+        (trial, list(evaluations))
+        for trial, evaluations in groupby(sorted(rows, key=_trial_and_step), key=lambda row: row["trial"])
+    ]
+    completed = [(trial, evaluations) for trial, evaluations in by_trial if evaluations[-1]["outcome"] == "completed"]
+    completed.sort(key=lambda item: (item[1][-1]["best_val_loss"], item[0]))
+    found: dict[Schedule, Found] = {}
+    for trial, evaluations in completed:
+        schedule = from_dict(json.loads(evaluations[0]["schedule"]))
+        rates = tuple((row["progress"], row["dropout_rate"]) for row in evaluations)
+        found.setdefault(plain(schedule), Found(trial=trial, schedule=schedule, rates=rates))
+    return list(found.values())[:top]
+
+
+def arms(top: Sequence[Found], best_rate: float, steps: int) -> tuple[list[Arm], dict[str, str]]:
+    """Returns the arms, the baseline first, and for each that another one stands for, which that is.
+
+    Args:
+        best_rate: the constant rate that is best by its own sweep.
+        steps: of a run, over which a mean rate is taken.
+    """
+    winner = top[0]
+    wanted = [
+        Arm(name=BASELINE, meaning="best constant rate by its own sweep", schedule=Constant(best_rate)),
+        Arm(name=NO_DROPOUT, meaning="no dropout", schedule=Constant(0.0)),
+        *(
+            Arm(name=f"top-{i}", meaning=f"the study's number {i}, trial {found.trial}", schedule=found.schedule)
+            for i, found in enumerate(top, 1)
+        ),
+        Arm(name=MEAN, meaning="constant at the winner's mean rate", schedule=Constant(mean_rate(winner, steps))),
+        Arm(name=REVERSED, meaning="the winner backwards in time", schedule=Reversed(open_loop(winner))),
+        *(
+            Arm(name=PAPER_PREFIX + name, meaning=f"the paper's {name} schedule", schedule=from_dict(schedule))
+            for name, schedule in PAPER.items()
+        ),
+    ]
+    first: dict[Schedule, str] = {}
+    for arm in wanted:
+        first.setdefault(plain(arm.schedule), arm.name)
+    kept = [arm for arm in wanted if first[plain(arm.schedule)] == arm.name]
+    same_as = {arm.name: first[plain(arm.schedule)] for arm in wanted if first[plain(arm.schedule)] != arm.name}
+    return kept, same_as
+
+
+def mean_rate(found: Found, steps: int) -> float:
+    """Returns the mean of a trial's rates over all steps."""
+    schedule = open_loop(found)
+    return round(sum(schedule.rate(step / steps) for step in range(steps)) / steps, RATE_DIGITS)
+
+
+def open_loop(found: Found) -> Schedule:
+    """Returns a trial's schedule as a function of progress; of a val_loss schedule, its recorded rates."""
+    return Piecewise(points=found.rates) if isinstance(found.schedule, ValLoss) else found.schedule
+
+
+def is_constant(schedule: Schedule) -> bool:
+    """Whether a schedule never changes its rate."""
+    return isinstance(plain(schedule), Constant)
+
+
+def plain(schedule: Schedule) -> Schedule:
+    """Returns the simplest schedule with the same rates, so that equal ones compare equal."""
+    if isinstance(schedule, Reversed):
+        of = plain(schedule.of)
+        if isinstance(of, Constant):
+            return of
+        if isinstance(of, Linear):
+            return Linear(of.final_rate, of.initial_rate)
+        return plain(of.of) if isinstance(of, Reversed) else Reversed(of)
+    d = schedule.to_dict()
+    if isinstance(schedule, Piecewise):
+        rates = {rate for _, rate in schedule.points}
+    elif "peak_rate" in d:
+        rates = {d["peak_rate"], 0.0}
+    else:
+        rates = {d[name] for name in ("rate", "initial_rate", "final_rate") if name in d}
+    return Constant(round(rates.pop(), 9)) if len(rates) == 1 else schedule  # a grid of floats has last digits
+
+
+def _trial_and_step(row: Mapping[str, Any]) -> tuple[int, int]:
+    return row["trial"], row["step"]

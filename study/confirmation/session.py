@@ -1,0 +1,221 @@
+"""One session of a confirmation: runs what it lacks, through Ray as trials are run, and writes down what came out."""
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import optuna
+from rich.console import Console
+
+from study.cluster import Estimate, Slots, cluster_gpus, share_out, start_ray, try_out
+from study.confirmation.arms import BASELINE, Arm, arms
+from study.confirmation.measures import Measures
+from study.confirmation.options import ConfirmOptions
+from study.confirmation.plan import (
+    ConfirmationConfig,
+    ConfirmationFolder,
+    Run,
+    arm_runs,
+    sweep_runs,
+)
+from study.confirmation.results import Results, Row, best_rate, is_complete, run_rows, with_times
+from study.confirmation.show import show_verdict
+from study.confirmation.trial import ConfirmationJob, ConfirmationRecorder
+from study.confirmation.verdict import judge, read_verdict, write_verdict
+from study.corpus import Corpus, load_corpus
+from study.display import Display, duration
+from study.errors import UserError
+from study.provenance import facts
+from study.recorder import flat
+from study.results import SEND_SECONDS, SEND_SECONDS_INTERRUPTED
+from study.runner import Stop, run_trials
+from study.searcher import KNOWN, SCHEDULE, StudySearcher
+from study.session import SEND_SECONDS_AFTER_ERROR, WarningsTo
+from study.tracking.client import check, connect, tracking_uri
+from study.tracking.names import PARENT_RUN, Role
+from study.tracking.writer import StudyWriter
+from study.uris import HIDDEN
+
+NOTE = """Is a schedule of the study really better than the best constant rate? Each child run trains one arm (tag
+`arm`) with one fresh seed (tag `seed`). `verdict.json` is the answer; `runs.parquet` and `evaluations.parquet` are what
+it was computed from, and `sweep.parquet` is what the best constant rate was chosen from."""
+MEASURING_SHARE = 0.3
+"""What a confirmation's measures take beside a run's training and evaluations, roughly, on a small CPU preset."""
+
+
+def confirm_study(
+    config: ConfirmationConfig, folder: ConfirmationFolder, options: ConfirmOptions, console: Console
+) -> int:
+    """Begins a confirmation, or goes on with it; returns the exit status.
+
+    Raises:
+        UserError: a mistake, found before anything is made.
+    """
+    uri = tracking_uri(options.tracking_uri or (None if config.tracking_uri == HIDDEN else config.tracking_uri))
+    check(uri, create=False)
+    corpus = load_corpus(config.training.corpus)
+    if corpus.sha256 != config.corpus_sha256:
+        raise UserError(f"corpus {config.training.corpus} has changed since the study began: put its old text back")
+    with console.status("starting Ray"):
+        start_ray(options.address)
+        gpus = (0 if config.device == "cpu" else cluster_gpus()) if options.gpus is None else options.gpus
+        slots = share_out(gpus, options.trials_per_gpu, len(sweep_runs(config, folder)))
+        estimate = try_out(slots, config.training, {}, corpus.path)
+    if estimate.device != config.device:
+        raise UserError(f"study {config.study} trained on {config.device}, and here is {estimate.device}: see --gpus")
+    folder.write_config(config)
+    return _Session(config, folder, corpus, slots, estimate, console).run(uri)
+
+
+class _Session:
+    def __init__(
+        self,
+        config: ConfirmationConfig,
+        folder: ConfirmationFolder,
+        corpus: Corpus,
+        slots: Slots,
+        estimate: Estimate,
+        console: Console,
+    ) -> None:
+        self._config, self._folder, self._corpus, self._console = config, folder, corpus, console
+        self._slots, self._estimate = slots, estimate
+        self._reasons: dict[str, str] = {}  # why runs failed, by name
+
+    def run(self, uri: str) -> int:
+        config, folder = self._config, self._folder
+        logging.getLogger("study").addHandler(WarningsTo(self._console))
+        writer = StudyWriter(connect(uri), config.study, folder.spool, Role.CONFIRMATION, Role.CONFIRMATION_RUN)
+        stop = Stop(None)
+        try:
+            with stop.on_signals():
+                params = flat(
+                    {"top": config.top, "sweep_seeds": config.sweep_seeds, "training": asdict(config.training)}
+                )
+                tags = facts(config.corpus_sha256) | {"seeds": str(config.seeds)}  # more of them may be asked for later
+                writer.start_study(params, tags, NOTE)
+                status = self._run(writer, stop)
+            writer.end_study("KILLED" if stop.interrupted else "FINISHED" if status == 0 else "FAILED")
+            if not writer.close(SEND_SECONDS_INTERRUPTED if stop.interrupted else SEND_SECONDS):
+                message = "MLflow does not answer: what it lacks is kept, and sent when the same command is run again"
+                self._console.print(message, style="yellow")
+            return status
+        except BaseException:  # the runs must not seem to go on
+            if not writer.closed:
+                writer.end_study("FAILED")
+                writer.close(SEND_SECONDS_AFTER_ERROR)
+            raise
+
+    def _run(self, writer: StudyWriter, stop: Stop) -> int:
+        config, folder = self._config, self._folder
+        sweep = sweep_runs(config, folder)
+        self._announce(sweep)
+        if not self._train("sweep of constant rates", sweep, writer, stop):
+            return 130
+        rate = best_rate([self._rows(run, writer)[0] for run in sweep])
+        if rate is None:
+            reason = next(iter(self._reasons.values()), "unknown").splitlines()[0]
+            print(f"error: no run of the constant rate's sweep was completed: {reason}", file=sys.stderr)
+            return 1
+        chosen, same_as = arms(config.found, rate, config.training.steps)
+        runs = arm_runs(config, folder, chosen)
+        if not self._train("arms", runs, writer, stop):
+            return 130
+        writer.flush(SEND_SECONDS)  # the tables are to name the runs
+        results = self._results(sweep, runs, writer)
+        verdict = self._judge(results, chosen, same_as)
+        writer.artifacts(PARENT_RUN, [*results.write(folder.path), write_verdict(verdict, folder.path), folder.config])
+        show_verdict(verdict, self._console)
+        self._say(f"\ntables and verdict.json are in {folder.path}")
+        return 1 if verdict["claim"] == "unknown" and not any(arm["n"] for arm in verdict["arms"]) else 0
+
+    def _train(self, title: str, runs: Sequence[Run], writer: StudyWriter, stop: Stop) -> bool:
+        """Trains the runs that are not complete; False if it was interrupted before all had ended."""
+        lacking = [run for run in runs if not is_complete(run.folder)]
+        if not lacking:
+            return True
+        config, folder = self._config, self._folder
+        job = ConfirmationJob(
+            storage=folder.path.parent.parent,
+            study=config.study,
+            training=config.training,
+            corpus=self._corpus.path,
+            device=self._estimate.device,
+            runs=lacking,
+        )
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        asked = optuna.create_study()  # in memory: which runs are complete, their folders say
+        for run in lacking:
+            asked.enqueue_trial({}, user_attrs={SCHEDULE: run.schedule.to_dict(), KNOWN: run.arm})
+        self._say(f"{title}: {len(lacking)} runs")
+        ended = len(runs) - len(lacking)
+        width = max(len(run.name) for run in lacking)
+        names = [run.name.ljust(width) for run in lacking]
+        display = Display(self._console, len(runs), config.training.steps, ended, names.__getitem__)
+        with display:
+            recorder = ConfirmationRecorder(job, writer, display)
+            try:
+                searcher = StudySearcher(asked, "", config.training.steps, recorder)
+                run_trials(searcher, None, job, self._slots, len(lacking), stop, folder.ray)
+            finally:
+                left = len(recorder.running)
+                recorder.break_off()
+                self._reasons |= recorder.reasons
+        if not stop.interrupted or not left:
+            return not stop.interrupted
+        done = sum(is_complete(run.folder) for run in runs)
+        self._say(f"{done} of {len(runs)} runs of this part have ended. To go on, give the same command again")
+        return False
+
+    def _rows(self, run: Run, writer: StudyWriter) -> tuple[Row, list[Row]]:
+        return run_rows(
+            run.folder,
+            Measures.read(run.folder.path),
+            arm=run.arm,
+            seed=run.seed,
+            schedule=run.schedule,
+            study=self._config.study,
+            reason=self._reasons.get(run.name),
+            run_id=writer.runs.get(run.name),
+        )
+
+    def _results(self, sweep: Sequence[Run], runs: Sequence[Run], writer: StudyWriter) -> Results:
+        found = [self._rows(run, writer) for run in runs]
+        return with_times(
+            Results(
+                evaluations=[row for _, evaluations in found for row in evaluations],
+                runs=[row for row, _ in found],
+                sweep=[self._rows(run, writer)[0] for run in sweep],
+            ),
+            BASELINE,
+        )
+
+    def _judge(self, results: Results, chosen: Sequence[Arm], same_as: Mapping[str, str]) -> dict[str, Any]:
+        config = self._config
+        warnings = ["runs shared a GPU: their times and sampling speeds mean nothing"] if config.packed else []
+        return judge(
+            results,
+            chosen,
+            baseline=BASELINE,
+            same_as=same_as,
+            warnings=warnings,
+            corpus_sha256=config.corpus_sha256,
+            whole=config.training.val_share == 1,
+            before=read_verdict(self._folder.path),
+        )
+
+    def _announce(self, sweep: Sequence[Run]) -> None:
+        config = self._config
+        lacking = sum(not is_complete(run.folder) for run in sweep)
+        chosen, _ = arms(config.found, 0.2, config.training.steps)  # whichever rate it will be, there are as many
+        lacking += sum(not is_complete(run.folder) for run in arm_runs(config, self._folder, chosen))
+        seconds = self._estimate.seconds * (1 + MEASURING_SHARE) * -(-lacking // self._slots.count)
+        where = f"{self._slots.count} at once on {'GPUs' if self._slots.gpus else 'CPU cores'}"
+        self._say(
+            f"confirmation of study {config.study}: about {lacking} runs of {config.training.steps:,} steps, {where}: "
+            f"at most about {duration(seconds)}"
+        )
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,122 @@
+"""The statistics of a confirmation: over seeds, and between arms on the same seeds."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
+
+CONFIDENCE = 0.95
+POWER = 0.8
+"""The chance to show a difference, with the seeds that `seeds_needed` returns, if it is as large as the one seen."""
+MOST_SEEDS = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A metric over seeds: `low` to `high` is the 95 % interval of the mean (t); with one seed there is none."""
+
+    n: int
+    mean: float
+    sd: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """An arm minus another on the same seeds: `low` to `high` is the 95 % interval of the mean, `p` of a paired t-test.
+
+    With fewer than two seeds, or differences that are all the same number but 0, no test is possible: all three are
+    None. If all are 0 the arms are one, and p is 1.
+    """
+
+    n: int
+    mean: float
+    sd: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+def summary(values: Sequence[float | None]) -> Summary | None:
+    """Returns mean, standard deviation (n - 1) and interval; values that are None or not finite do not count.
+
+    None if nothing counts.
+    """
+    x = np.array([value for value in values if value is not None and math.isfinite(value)], dtype=np.float64)
+    if len(x) == 0:
+        return None
+    mean = float(x.mean())
+    if len(x) == 1:
+        return Summary(n=1, mean=mean, sd=None, low=None, high=None)
+    sd = float(x.std(ddof=1))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 1)) * sd / math.sqrt(len(x))
+    return Summary(n=len(x), mean=mean, sd=sd, low=mean - half, high=mean + half)
+
+
+def paired_difference(arm: Mapping[int, float | None], other: Mapping[int, float | None]) -> Difference | None:
+    """Returns how an arm differs from another, each given by seed; seeds that one of them lacks do not count.
+
+    None if no seed counts.
+    """
+    seeds = sorted(arm.keys() & other.keys())
+    pairs = [(a, b) for seed in seeds if (a := arm[seed]) is not None and (b := other[seed]) is not None]
+    x = np.array([(a, b) for a, b in pairs if math.isfinite(a) and math.isfinite(b)], dtype=np.float64).reshape(-1, 2)
+    differences = x[:, 0] - x[:, 1]
+    n = len(differences)
+    if n == 0:
+        return None
+    mean = float(differences.mean())
+    if not differences.any():
+        return Difference(n=n, mean=0.0, sd=0.0, low=0.0, high=0.0, p=1.0)
+    # What is left of equal differences after rounding is no variation between seeds.
+    if n == 1 or np.ptp(differences) <= 8 * np.finfo(np.float64).eps * np.abs(x).max():
+        return Difference(n=n, mean=mean, sd=None, low=None, high=None, p=None)
+    test = stats.ttest_rel(x[:, 0], x[:, 1])
+    interval = test.confidence_interval(CONFIDENCE)
+    return Difference(
+        n=n,
+        mean=mean,
+        sd=float(differences.std(ddof=1)),
+        low=float(interval.low),
+        high=float(interval.high),
+        p=float(test.pvalue),
+    )
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Returns p-values adjusted for their number, so that all claims together err with probability alpha (Holm 1979).
+
+    Those that are None are no tests and stay None.
+    """
+    tested = [p for p in p_values if p is not None]
+    adjusted = iter(multipletests(tested, method="holm")[1].tolist() if tested else [])
+    return [None if p is None else next(adjusted) for p in p_values]
+
+
+def seeds_needed(difference: Difference, alpha: float) -> int | None:
+    """Returns with how many seeds a paired t-test at `alpha` shows a difference as large as the one seen.
+
+    In `POWER` of all cases, and if the standard deviation is the one seen. None if there is none, or if it would take
+    more than MOST_SEEDS.
+    """
+    if not difference.sd or not difference.mean:
+        return None
+    effect = abs(difference.mean) / difference.sd
+
+    def shown_with(n: int) -> bool:
+        return bool(TTestPower().power(effect, nobs=n, alpha=alpha, alternative="two-sided") >= POWER)
+
+    low, high = 1, 2  # `low` is too few
+    while not shown_with(high):
+        low, high = high, 2 * high
+        if low > MOST_SEEDS:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if shown_with(middle) else (middle, high)
+    return high if high <= MOST_SEEDS else None

@@ -1,0 +1,104 @@
+"""What a confirmation's run does on a worker, and who is told of it."""
+
+import logging
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from model.schedules import from_dict
+from study.confirmation.measures import MEASURED, run_measured
+from study.confirmation.plan import Run
+from study.corpus import open_corpus
+from study.display import Display
+from study.folder import RunFolder
+from study.recorder import flat
+from study.rows import METRICS, Labels
+from study.tracking.names import ARM, CHECKPOINT, SEED, Outcome
+from study.tracking.writer import StudyWriter
+from study.training import Trainer
+from study.trial import Job
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfirmationJob(Job):
+    """Trains the runs of a confirmation, by their place in `runs`, and measures more than a trial does."""
+
+    runs: Sequence[Run]
+
+    def folder(self, config: Mapping[str, Any]) -> RunFolder:
+        """Returns the folder of a run."""
+        folder: RunFolder = self.runs[config["number"]].folder
+        return folder
+
+    def results(self, config: Mapping[str, Any]) -> Generator[dict[str, Any]]:
+        """Trains a run, from where it stands, and yields each evaluation with what was measured at it."""
+        run, corpus = self.runs[config["number"]], open_corpus(self.corpus)
+        training = replace(self.training, seed=run.seed)
+        trainer = Trainer(training, from_dict(config["schedule"]), corpus, self.device)
+        for progress, more in run_measured(run.folder, trainer, corpus, Labels(study=self.study)):
+            yield progress.to_dict() | more
+
+
+class ConfirmationRecorder:
+    """Listens to the searcher: passes on to MLflow and the screen what happens to runs, by their place in `runs`.
+
+    `running` are those without an end; `reasons` says by name why runs failed.
+    """
+
+    def __init__(self, job: ConfirmationJob, writer: StudyWriter, display: Display) -> None:
+        self._job, self._writer, self._display = job, writer, display
+        self.running: set[int] = set()
+        self.reasons: dict[str, str] = {}
+
+    def trial_started(self, number: int, schedule: dict[str, Any], known_good: str | None) -> None:
+        """Opens the run."""
+        run = self._job.runs[number]
+        self.running.add(number)
+        self._display.trial_started(number, schedule)
+        training = replace(self._job.training, seed=run.seed)
+        self._writer.start_trial(
+            run.name,
+            name=f"{run.arm}-seed-{run.seed}",
+            params=flat({"schedule": schedule, "training": asdict(training)}),
+            tags={ARM: run.arm, SEED: str(run.seed)},
+        )
+
+    def trial_progressed(self, number: int, result: Mapping[str, Any]) -> None:
+        """Logs an evaluation."""
+        self._display.trial_progressed(number, result)
+        metrics = {name: result[name] for name in (*METRICS, *MEASURED) if name in result}
+        self._writer.log(self._job.runs[number].name, result["step"], metrics, result["time_ms"])
+
+    def trial_warned(self, number: int, warning: str) -> None:
+        """Says on the screen what a run's worker wants to be known."""
+        log.warning("%s: %s", self._job.runs[number].name, warning)
+
+    def trial_ended(self, number: int, outcome: Outcome, reason: str | None, traceback: str | None) -> None:
+        """Closes the run with its checkpoint, and clears what only a continuation would need."""
+        run = self._job.runs[number]
+        self.running.discard(number)
+        self._display.trial_ended(number, outcome, reason)
+        self._upload_checkpoint(run)
+        if reason is not None:
+            self.reasons[run.name] = reason
+        if traceback is not None:
+            run.folder.path.mkdir(parents=True, exist_ok=True)
+            path = run.folder.path / "traceback.txt"
+            path.write_text(traceback, encoding="utf-8")
+            self._writer.artifacts(run.name, [path])
+        self._writer.end_trial(run.name, outcome, reason)
+        run.folder.finish()
+
+    def break_off(self) -> None:
+        """Closes the runs that have no end yet, and that the same command goes on with."""
+        for number in sorted(self.running):
+            run = self._job.runs[number]
+            self._upload_checkpoint(run)
+            self._writer.end_trial(run.name, Outcome.STOPPED_EARLY, "the confirmation was stopped")
+        self.running.clear()
+
+    def _upload_checkpoint(self, run: Run) -> None:
+        if run.folder.weights.exists():
+            self._writer.artifacts(run.name, [run.folder.weights, run.folder.config], CHECKPOINT)

@@ -1,0 +1,272 @@
+"""Runs made elsewhere by study.train, judged by study.confirm --runs: in a process that has no Ray and no MLflow."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+
+from model.schedules import Constant, Linear, from_dict
+from study import confirm, train
+from study.config import PRESETS
+from study.confirmation.measures import Measures, run_measured
+from study.confirmation.results import EVALUATIONS, NUMBERS, RUNS, read_results, with_times
+from study.confirmation.statistics import paired_difference, summary
+from study.corpus import load_corpus
+from study.evaluation import windows
+from study.folder import RunFolder
+from study.rows import Labels
+from study.schedule_file import ScheduleFile
+from study.training import Trainer
+from tests.conftest import run
+
+pytestmark = pytest.mark.slow  # two dozen short runs
+
+SCHEDULES = {
+    "constant-0.2": {"kind": "constant", "rate": 0.2},
+    "constant-0.4": {"kind": "constant", "rate": 0.4},
+    "none": {"kind": "constant", "rate": 0.0},
+    "linear": {"kind": "linear", "initial_rate": 0.2, "final_rate": 0.0},
+    "rising": {"kind": "linear", "initial_rate": 0.0, "final_rate": 0.33},
+}
+SEEDS = (1, 2)
+
+
+def train_run(folder: Path, schedule: str, seed: int, *more: str) -> Path:
+    file, output = folder / f"{schedule}.yaml", folder / f"{schedule}-{seed}"
+    ScheduleFile(schedule=from_dict(SCHEDULES[schedule])).write(file)
+    arguments = ["--schedule", str(file), "--preset", "smoke", "--steps", "30", "--seed", str(seed)]
+    assert train.main([*arguments, "--output", str(output), *more]) == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Each schedule with each seed, fully evaluated, and the constant rates with a seed of their own."""
+    folder = tmp_path_factory.mktemp("runs")
+    for schedule in SCHEDULES:
+        for seed in SEEDS:
+            train_run(folder, schedule, seed, "--full-evaluation")
+    for schedule in ("none", "constant-0.2", "constant-0.4"):
+        train_run(folder, schedule, 101)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def judged(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("judged") / "confirmation"
+    assert confirm.main(["--runs", str(trained), "--output", str(output)]) == 0
+    return output
+
+
+def verdict(folder: Path) -> dict:
+    return json.loads((folder / "verdict.json").read_text())
+
+
+def test_every_number_can_be_computed_again_from_the_tables(judged: Path) -> None:
+    found, results = verdict(judged), read_results(judged)
+    assert pq.read_table(judged / "evaluations.parquet").schema.equals(EVALUATIONS)
+    assert pq.read_table(judged / "runs.parquet").schema.equals(RUNS)
+    assert len(results.runs) == len(SCHEDULES) * len(SEEDS)
+    by_arm = {
+        arm["arm"]: {run["seed"]: run for run in results.runs if run["arm"] == arm["arm"]} for arm in found["arms"]
+    }
+    baseline = by_arm[found["baseline"]]
+    for arm in found["arms"]:
+        runs = by_arm[arm["arm"]]
+        assert sorted(runs) == list(SEEDS)
+        for name in NUMBERS:
+            numbers = summary([run[name] for run in runs.values()])
+            assert arm[name] == (numbers and vars(numbers)), name
+        difference = paired_difference(
+            {seed: run["best_val_loss"] for seed, run in runs.items()},
+            {seed: run["best_val_loss"] for seed, run in baseline.items()},
+        )
+        if arm["arm"] == found["baseline"]:
+            assert arm["difference"] is None
+        else:
+            assert {k: v for k, v in arm["difference"].items() if k != "p_holm"} == vars(difference)
+            assert arm["difference"]["p"] <= arm["difference"]["p_holm"] <= 1
+    assert with_times(results, found["baseline"]).runs == results.runs
+    for row in results.runs:
+        mine = [e for e in results.evaluations if (e["arm"], e["seed"]) == (row["arm"], row["seed"])]
+        assert row["best_val_loss"] == min(e["val_loss"] for e in mine)
+        assert row["best_full_val_loss"] == min(e["full_val_loss"] for e in mine)
+        assert (row["final_val_loss"], row["train_seconds"]) == (mine[-1]["val_loss"], mine[-1]["train_seconds"])
+        target = baseline[row["seed"]]["best_val_loss"]
+        times = [e["train_seconds"] for e in mine if e["val_loss"] <= target]
+        assert row["seconds_to_baseline"] == min(times, default=None)
+
+
+def test_the_baseline_is_chosen_by_seeds_of_its_own(judged: Path) -> None:
+    found, results = verdict(judged), read_results(judged)
+    assert {run["seed"] for run in results.sweep} == {101}
+    best = min(results.sweep, key=lambda run: run["best_val_loss"])
+    (baseline,) = [arm for arm in found["arms"] if arm["arm"] == found["baseline"]]
+    assert json.loads(best["schedule"]) == baseline["schedule"]
+    assert not any("same runs" in warning for warning in found["warnings"])
+
+
+def test_the_papers_schedule_is_found_among_the_runs(judged: Path) -> None:
+    found = verdict(judged)
+    assert [row["arm"] for row in found["paper"]["rows"]] == ["best-constant", "paper-linear"]
+    assert [claim["claim"] for claim in found["paper"]["claims"]] == [
+        "dynamic dropout accelerates training",
+        "dynamic dropout lowers the final training loss",
+        "dynamic dropout improves inference efficiency",
+        "the validation-loss schedule is the best",
+    ]
+    assert "linear-0-to-0.33" in {arm["arm"] for arm in found["arms"]}
+
+
+def test_runs_without_full_evaluation_are_measured_afterwards(trained: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "runs"
+    for schedule in ("constant-0.2", "linear"):
+        for seed in SEEDS[:2]:
+            shutil.copytree(trained / f"{schedule}-{seed}", plain / f"{schedule}-{seed}")
+            (plain / f"{schedule}-{seed}" / "measures.json").unlink()
+    assert confirm.main(["--runs", str(plain), "--output", str(tmp_path / "out")]) == 0
+    found = {(run["arm"], run["seed"]): run for run in read_results(tmp_path / "out").runs}
+    for (arm, seed), row in found.items():
+        folder = trained / f"{'linear' if arm == 'paper-linear' else 'constant-0.2'}-{seed}"
+        measures = Measures.read(folder)
+        assert row["test_loss"] == measures.test_loss
+        assert row["best_full_val_loss"] == dict(measures.full_val_loss)[row["best_step"]]
+        assert row["train_loss_dropout_off"] is None
+        assert row["sampling_tokens_per_second"] > 0
+    assert any("--full-evaluation" in warning for warning in verdict(tmp_path / "out")["warnings"])
+
+
+def test_a_run_that_did_not_end_is_missing_and_said_to_be(trained: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(trained, runs)
+    metrics = runs / "linear-2" / "metrics.jsonl"
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()[:-1]]
+    metrics.write_text("".join(json.dumps(line | {"outcome": None}) + "\n" for line in lines))
+    assert confirm.main(["--runs", str(runs), "--output", str(tmp_path / "out")]) == 0
+    found = verdict(tmp_path / "out")
+    (linear,) = [arm for arm in found["arms"] if arm["arm"] == "paper-linear"]
+    assert (linear["n"], linear["failed"], linear["difference"]["n"]) == (1, 1, 1)
+    assert linear["difference"]["p"] is None
+    assert any(warning.startswith("paper-linear lacks seed 2") for warning in found["warnings"])
+
+
+def test_judging_imports_no_ray_mlflow_or_optuna(trained: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from study.confirm import main; status = main(sys.argv[1:]);"
+        "assert not {'ray', 'mlflow', 'optuna'} & sys.modules.keys(); sys.exit(status)"
+    )
+    done = run(["-c", code, "--runs", str(trained), "--output", "out"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "best constant rate" in done.stdout
+    assert "Claim: dynamic dropout accelerates training." in done.stdout
+
+
+def test_measuring_changes_no_bit_of_the_training(tmp_path: Path) -> None:
+    config, corpus = PRESETS["smoke"].training, load_corpus("shakespeare")
+    plain = list(Trainer(config, Linear(0.3, 0.0), corpus).run())
+    folder = RunFolder(tmp_path / "run")
+    measured = list(run_measured(folder, Trainer(config, Linear(0.3, 0.0), corpus), corpus, Labels()))
+    assert [(p.val_loss, p.train_loss) for p, _ in measured] == [(p.val_loss, p.train_loss) for p in plain]
+    assert all(math.isfinite(more["full_val_loss"]) for _, more in measured)
+    assert {"test_loss", "train_loss_dropout_off", "sampling_tokens_per_second"} <= measured[-1][1].keys()
+
+
+def test_the_test_loss_is_that_of_the_best_weights_over_all_of_the_test_half(trained: Path) -> None:
+    folder, corpus = RunFolder(trained / "rising-1"), load_corpus("shakespeare")
+    model = folder.load_best(corpus)
+    config = replace(PRESETS["smoke"].training, val_share=1.0)
+    x, y = windows(corpus.split("test"), config, torch.device("cpu"))
+    with torch.no_grad():
+        losses = [model(a.long(), b.long())[1] * (b != -1).sum() for a, b in zip(x.split(64), y.split(64), strict=True)]
+    total = float(sum(losses) / (y != -1).sum())
+    assert Measures.read(folder.path).test_loss == pytest.approx(total, abs=1e-5)
+
+
+def test_a_run_broken_off_goes_on_with_its_measures(tmp_path: Path) -> None:
+    config, corpus = PRESETS["smoke"].training, load_corpus("shakespeare")
+    whole = RunFolder(tmp_path / "whole")
+    list(run_measured(whole, Trainer(config, Constant(0.2), corpus), corpus, Labels()))
+    broken = RunFolder(tmp_path / "broken")
+    for progress, _ in run_measured(broken, Trainer(config, Constant(0.2), corpus), corpus, Labels()):
+        if progress.step == 30:
+            break
+    assert Measures.read(broken.path).test_loss is None
+    list(run_measured(broken, Trainer(config, Constant(0.2), corpus), corpus, Labels()))
+    a, b = Measures.read(whole.path), Measures.read(broken.path)
+    assert (a.full_val_loss, a.test_loss, a.train_loss_dropout_off) == (
+        b.full_val_loss,
+        b.test_loss,
+        b.train_loss_dropout_off,
+    )
+
+
+def test_what_was_measured_before_a_restart_is_not_measured_again(tmp_path: Path) -> None:
+    config, corpus = PRESETS["smoke"].training, load_corpus("shakespeare")
+    folder = RunFolder(tmp_path / "run")
+    first = list(run_measured(folder, Trainer(config, Constant(0.2), corpus), corpus, Labels()))
+    (again,) = run_measured(folder, Trainer(config, Constant(0.2), corpus), corpus, Labels())
+    assert again[1] == first[-1][1], "a second speed would be a second point in MLflow"
+    folder.finish()
+    (again,) = run_measured(folder, Trainer(config, Constant(0.2), corpus), corpus, Labels())
+    assert again[1] == first[-1][1]
+
+
+def _damage(kind: str, runs: Path) -> None:
+    config = runs / "linear-1" / "config.yaml"
+    if kind in ("steps", "corpus"):
+        d = yaml.safe_load(config.read_text())
+        d["training"][kind] = {"steps": 31, "corpus": "/elsewhere/text.txt"}[kind]
+        config.write_text(yaml.safe_dump(d))
+    if kind in ("corpus", "text"):
+        path = runs / "linear-1" / "measures.json"
+        d = json.loads(path.read_text())
+        path.write_text(json.dumps(d | {"corpus_sha256": None if kind == "corpus" else "0" * 64}))
+    if kind == "twice":
+        shutil.copytree(runs / "linear-1", runs / "again")
+    if kind == "no constant":
+        for path in [*runs.glob("constant*"), *runs.glob("none*")]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if kind == "no seeds of the schedules":
+        for path in (path for seed in SEEDS for path in runs.glob(f"[cn]*-{seed}")):
+            shutil.rmtree(path)
+    if kind == "damaged measures":
+        (runs / "linear-1" / "measures.json").write_text("{")
+    if kind == "damaged metrics":
+        (runs / "linear-1" / "metrics.jsonl").write_text("{")
+    if kind == "no training":
+        config.write_text("format: dynamic-dropout-schedule/1\nschedule: {kind: constant, rate: 0.1}\n")
+    if kind == "output is a file":
+        (runs.parent / "out").touch()
+
+
+REFUSED = {
+    "steps": "differ in steps (30 and 31)",
+    "corpus": "learned from different texts",
+    "text": "learned from different texts",
+    "twice": "are both linear 0.2 to 0 with seed 1",
+    "no constant": "no run with a constant rate",
+    "no seeds of the schedules": "no run with a constant rate",
+    "damaged measures": "measures.json is damaged",
+    "damaged metrics": "metrics.jsonl is damaged",
+    "no training": "no training config",
+    "output is a file": "out cannot be made",
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_runs_that_cannot_be_compared(
+    kind: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.test_mistakes import check
+
+    runs = tmp_path / "runs"
+    shutil.copytree(trained, runs)
+    _damage(kind, runs)
+    monkeypatch.chdir(tmp_path)
+    check(lambda: confirm.main(["--runs", "runs", "--output", "out"]), REFUSED[kind], tmp_path, capsys)
