@@ -10,6 +10,7 @@ import pytest
 from study.config import PRESETS
 from study.layout import StudyConfig
 from study.report.data import Note
+from study.report.findings import Findings
 from study.report.page import Report, make_report
 from study.report.source import Confirmation, Source
 from study.tracking.names import Outcome
@@ -33,7 +34,8 @@ def rows(schedule: dict[str, Any], end: float, **more: Any) -> list[dict[str, An
     return [
         {
             "schedule": json.dumps(schedule), "step": step, "dropout_rate": 0.1, "val_loss": loss,
-            "best_val_loss": min(losses[: i + 1]), "train_seconds": step / 10, "seed": 1, **more,
+            "best_val_loss": min(losses[: i + 1]), "train_seconds": step / 10, "seed": 1, "outcome": "completed",
+            **more,
         }
         for i, (step, loss) in enumerate(zip(STEPS, losses, strict=True))
     ]  # fmt: skip
@@ -67,7 +69,7 @@ def source(subject: dict[str, Any] = LINEAR, trials_per_gpu: int = 1, trials: in
         "arms": [arm("top-1", LINEAR, better, difference), arm("best-constant", CONSTANT, worse, None)],
         "same_as": {"paper-linear": "top-1"}, "sweep": [{"rate": 0.2, "n": 3, "best_val_loss": measured(worse)}],
         "paper": {"rows": [], "claims": [{"claim": "it is faster", "found": "it is not", "mechanism": "none"}]},
-        "warnings": [FOREIGN],
+        "warnings": [FOREIGN], "looks": [3, 5], "published": {"someone": 1.4697},
     }  # fmt: skip
     runs = [
         row | {"seed": 2 + i}
@@ -75,6 +77,7 @@ def source(subject: dict[str, Any] = LINEAR, trials_per_gpu: int = 1, trials: in
         for i, loss in enumerate(losses)
         for row in rows(schedule, loss, arm=name)
     ]
+    runs += [row | {"seed": 9} for row in rows(LINEAR, 9.0, arm="top-1", outcome="failed")][:1]  # died at once
     return Source(
         config=config(trials),
         rows=rows(subject, 1.9, trial=0) + rows(CONSTANT, 2.0, trial=1),
@@ -109,6 +112,15 @@ def test_arms_carry_mean_deviation_difference_and_p(report: Report) -> None:
     assert "\u22120.1000 [\u22120.1500, \u22120.0500] 0.020" in text
     assert "Not trained twice: paper-linear, with the schedule of top-1." in text
     assert "It is faster" in text
+    assert "Published, of this model: 1.4697 (someone)." in text
+    assert "judged before, with 3 and 5 seeds" in text
+
+
+def test_a_failed_run_does_not_cut_its_arms_curve_short() -> None:
+    assert [(c.arm, c.steps, c.seeds) for c in Findings(source()).curves] == [
+        ("top-1", STEPS, 3),
+        ("best-constant", STEPS, 3),
+    ]
 
 
 def test_foreign_words_stay_words(report: Report) -> None:

@@ -94,6 +94,8 @@ class Findings:
             ]
         by_arm: dict[str, list[Mapping[str, Any]]] = {}
         for row in self.source.confirmation.rows:
+            if row["outcome"] == Outcome.FAILED:
+                continue  # it would cut the arm's mean short
             by_arm.setdefault(str(row["arm"]), []).append(row)
         first = self.source.confirmation.verdict["subject"] or "top-1"
         names = sorted((name for name in self.arms if name in by_arm), key=lambda name: name != first)
@@ -102,6 +104,11 @@ class Findings:
     def notices(self) -> list[str]:
         """Returns what one should know before reading on."""
         found: list[str] = list(self.verdict["warnings"]) if self.verdict else []
+        if self.verdict and (looks := self.verdict.get("looks")):
+            seeds = words.joined([str(n) for n in looks])
+            found.append(
+                f"It was judged before, with {seeds} seeds: looking again and again finds differences by chance."
+            )
         if self.unfinished:
             begun = len(self.source.notes) - self.ended
             found.append(
