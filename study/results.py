@@ -27,7 +27,7 @@ from study.winner import winning_file, write_sample
 
 log = logging.getLogger(__name__)
 SEND_SECONDS = 60.0
-SEND_SECONDS_INTERRUPTED = 2.0
+SEND_SECONDS_INTERRUPTED = 1.0
 
 
 def finish(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Console, stop: Stop) -> int:

@@ -13,7 +13,8 @@ from typing import Any
 
 from study.cluster import Slots
 
-from ray import tune  # isort: skip  # after study.cluster has set what Ray reads
+import ray  # isort: skip  # after study.cluster has set what Ray reads
+from ray import tune  # isort: skip
 
 from study.early_stopping import SparingASHA
 from study.messages import CHECKPOINT_STEP
@@ -23,7 +24,8 @@ from study.trial import Job, run_trial
 WORKER_DEATHS = 3
 """A trial whose worker dies so often without a new checkpoint fails."""
 log = logging.getLogger(__name__)
-logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # "Trials did not complete": we say which, and why
+for _name in ("ray.tune", "ray.train"):  # what does not go well is said once, by us, and in a line
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 class Stop(tune.Stopper):
@@ -66,11 +68,25 @@ class Stop(tune.Stopper):
 
 
 class Deaths(tune.Callback):
-    """Watches the deaths of workers: says each, counts them anew from each new checkpoint, and tells of the last."""
+    """Watches the deaths of workers: says each, counts them anew from each new checkpoint, and tells of the last.
 
-    def __init__(self, searcher: StudySearcher) -> None:
-        self._searcher = searcher
-        self._checkpoints: dict[str, int] = {}  # the newest step, by Tune's trial id
+    When the study is to stop it kills them itself: Tune would wait for their next evaluation, and none has more to say.
+    """
+
+    def __init__(self, searcher: StudySearcher, stop: Stop) -> None:
+        self._searcher, self._stop = searcher, stop
+        self._workers: dict[str, Any] = {}  # by Tune's trial id, as are
+        self._checkpoints: dict[str, int] = {}  # the newest steps
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Takes a trial that a worker begins, or goes on with."""
+        self._workers[trial.trial_id] = trial.temporary_state.ray_actor
+
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        """Looks whether the study is to stop."""
+        if self._stop.stop_all():
+            for worker in self._workers.values():
+                ray.kill(worker)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         """Takes a result that says which checkpoint is the newest."""
@@ -81,11 +97,14 @@ class Deaths(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Takes a death after which the trial goes on."""
-        number = trial.config["number"]
-        log.warning("trial %d: its worker died: another one goes on from the last checkpoint", number)
+        if not self._stop.stop_all():
+            number = trial.config["number"]
+            log.warning("trial %d: its worker died: another one goes on from the last checkpoint", number)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Takes the last death."""
+        if self._stop.stop_all():
+            return
         known = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else "nothing is known of it"
         self._searcher.on_trial_error(trial.trial_id, known)
 
@@ -122,7 +141,7 @@ def run_trials(
             verbose=0,
             stop=stop,
             failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS - 1),
-            callbacks=[Deaths(searcher)],
+            callbacks=[Deaths(searcher, stop)],
         ),
     )
     try:

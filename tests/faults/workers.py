@@ -146,6 +146,18 @@ def steps_through_time(marks: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def is_slow(marks: Path) -> Iterator[None]:
+    """Takes minutes from one evaluation to the next."""
+
+    def take_long(trainer: training.Trainer) -> None:
+        (marks / "in training").write_text("now")
+        time.sleep(300)
+
+    with at_step(5, take_long):
+        yield
+
+
 FAULTS: Mapping[str, Mapping[int, Fault]] = {
     "all sorts": {
         0: dies_four_times,
@@ -157,6 +169,7 @@ FAULTS: Mapping[str, Mapping[int, Fault]] = {
         6: is_paused,
     },
     "clock": dict.fromkeys(range(100), steps_through_time),
+    "slow": dict.fromkeys(range(100), is_slow),
     "fails": dict.fromkeys(range(100), raises),
 }
 
