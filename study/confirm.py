@@ -1,6 +1,7 @@
 """`python -m study.confirm`: whether the best schedules of a study are really better than the best constant rate."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -67,7 +68,9 @@ def _confirm(name: str, options: ConfirmOptions, given: Mapping[str, Any], conso
         show_verdict(verdict, console)
         return 0
     from study.confirmation.session import confirm_study
+    from study.session import WarningsTo
 
+    logging.getLogger("study").addHandler(WarningsTo(console))
     return confirm_study(config, folder, options, console)
 
 

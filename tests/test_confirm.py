@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -31,10 +32,12 @@ COMMAND = ["-m", "study.confirm", "--top", "2", "--seeds", "2", "--sweep-seeds",
 
 
 @pytest.fixture(scope="module")
-def confirmed(finished_study: Study) -> tuple[Study, str, str]:
-    """The real study, confirmed: what was printed when it was interrupted, and when it went on to its end."""
-    command = [*COMMAND, "--study", finished_study.name]
-    process = start(["-u", *command], finished_study.folder)
+def confirmed(finished_study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, str, str]:
+    """A copy of the real study, confirmed: what was printed when it was interrupted, and when it went on to its end."""
+    study = Study(tmp_path_factory.mktemp("confirmed"), finished_study.name, finished_study.output)
+    shutil.copytree(finished_study.folder, study.folder, dirs_exist_ok=True)
+    command = [*COMMAND, "--study", study.name, "--tracking-uri", f"sqlite:///{study.folder / 'mlflow.db'}"]
+    process = start(["-u", *command], study.folder)
     try:
         assert process.stdout is not None
         printed = ""
@@ -48,9 +51,9 @@ def confirmed(finished_study: Study) -> tuple[Study, str, str]:
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-    done = run(command, finished_study.folder)
+    done = run(command, study.folder)
     assert done.returncode == 0, done.stdout + done.stderr
-    return finished_study, printed + out, done.stdout
+    return study, printed + out, done.stdout
 
 
 def folder_of(study: Study) -> Path:

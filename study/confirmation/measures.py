@@ -76,29 +76,22 @@ def run_measured(
     That is the full_val_loss, and with the last one all that a run has once. The measures draw nothing from the
     training's generators and do not count as training time.
     """
-    measures = Measures.read(folder.path)
+    measures = Measures.read(folder.path)  # after a restart: what others have seen stays
+    measures.corpus_sha256, measures.device = corpus.sha256, _device_name(trainer.device)
+    full_val_loss = dict(measures.full_val_loss)
     full_val = windows(corpus.split("full_val"), trainer.config, trainer.device)
-    for i, progress in enumerate(folder.run(trainer, labels, on_step)):
-        if progress.step == 0:
-            measures = Measures()  # what there is, is of a run that was given up
-        # What is yielded first after a restart may have been measured, and was then said to the caller, perhaps.
-        known = dict(measures.full_val_loss) if i == 0 else {}
-        more: dict[str, float] = {}
-        if progress.step in known:
-            more["full_val_loss"] = known[progress.step]
-        elif trainer.step == progress.step:  # else the run was complete already, and the trainer is a fresh one
-            more["full_val_loss"] = trainer.mean_loss(full_val)
-            before = [point for point in measures.full_val_loss if point[0] < progress.step]
-            measures.full_val_loss = [*before, (progress.step, more["full_val_loss"])]
-        if progress.step == trainer.config.steps:
-            if i > 0 or measures.test_loss is None:
-                if trainer.step == progress.step:
-                    measures.train_loss_dropout_off = trainer.mean_loss(_train_windows(trainer, corpus))
-                measure_best(measures, folder, trainer, corpus)
-            more |= measures.final()
-        measures.corpus_sha256, measures.device = corpus.sha256, _device_name(trainer.device)
+    for progress in folder.run(trainer, labels, on_step):
+        step, trained = progress.step, trainer.step == progress.step  # else it was complete already
+        if trained and step not in full_val_loss:
+            full_val_loss[step] = trainer.mean_loss(full_val)
+            measures.full_val_loss = sorted(full_val_loss.items())
+        if step == trainer.config.steps and measures.test_loss is None:
+            if trained:
+                measures.train_loss_dropout_off = trainer.mean_loss(_train_windows(trainer, corpus))
+            measure_best(measures, folder, trainer, corpus)
         measures.write(folder.path)
-        yield progress, more
+        at_end = measures.final() if step == trainer.config.steps else {}
+        yield progress, at_end | ({"full_val_loss": full_val_loss[step]} if step in full_val_loss else {})
 
 
 def measure_best(measures: Measures, folder: RunFolder, trainer: Trainer, corpus: Corpus) -> None:

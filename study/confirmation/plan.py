@@ -73,6 +73,7 @@ class ConfirmationFolder:
 
     def __init__(self, study: StudyFolder) -> None:
         self.path = study.path / "confirmation"
+        self.lock = study.path / "confirmation.lock"
         self.config = self.path / "confirmation.yaml"
         self.spool = self.path / "mlflow.spool"
         self.ray = self.path / "ray"

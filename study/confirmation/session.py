@@ -1,8 +1,9 @@
 """One session of a confirmation: runs what it lacks, through Ray as trials are run, and writes down what came out."""
 
-import logging
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -26,13 +27,14 @@ from study.confirmation.trial import ConfirmationJob, ConfirmationRecorder
 from study.confirmation.verdict import judge, read_verdict, write_verdict
 from study.corpus import Corpus, load_corpus
 from study.display import Display, duration
-from study.errors import UserError
+from study.errors import UserError, WorldError, disk_error
+from study.lock import StudyLock
 from study.provenance import facts
 from study.recorder import flat
 from study.results import SEND_SECONDS, SEND_SECONDS_INTERRUPTED
 from study.runner import Stop, run_trials
 from study.searcher import KNOWN, SCHEDULE, StudySearcher
-from study.session import SEND_SECONDS_AFTER_ERROR, WarningsTo
+from study.session import SEND_SECONDS_AFTER_ERROR
 from study.tracking.client import check, connect, tracking_uri
 from study.tracking.names import PARENT_RUN, Role
 from study.tracking.writer import StudyWriter
@@ -53,7 +55,10 @@ def confirm_study(
     Raises:
         UserError: a mistake, found before anything is made.
     """
-    uri = tracking_uri(options.tracking_uri or (None if config.tracking_uri == HIDDEN else config.tracking_uri))
+    hidden = config.tracking_uri == HIDDEN
+    if hidden and not (options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")):
+        raise UserError("the tracking URI of the study held a password, which is not kept: set MLFLOW_TRACKING_URI")
+    uri = tracking_uri(options.tracking_uri or (None if hidden else config.tracking_uri))
     check(uri, create=False)
     corpus = load_corpus(config.training.corpus)
     if corpus.sha256 != config.corpus_sha256:
@@ -65,8 +70,16 @@ def confirm_study(
         estimate = try_out(slots, config.training, {}, corpus.path)
     if estimate.device != config.device:
         raise UserError(f"study {config.study} trained on {config.device}, and here is {estimate.device}: see --gpus")
-    folder.write_config(config)
-    return _Session(config, folder, corpus, slots, estimate, console).run(uri)
+    with StudyLock(folder.lock):
+        try:
+            folder.write_config(config)
+            return _Session(config, folder, corpus, slots, estimate, console).run(uri)
+        except Exception as error:
+            disk = disk_error(error)
+            what = f"{folder.path} cannot be written: {disk}" if disk else str(error)
+            if disk is not None or isinstance(error, WorldError):
+                raise WorldError(f"{what}: nothing is lost; make space, then give the same command again") from None
+            raise
 
 
 class _Session:
@@ -85,7 +98,6 @@ class _Session:
 
     def run(self, uri: str) -> int:
         config, folder = self._config, self._folder
-        logging.getLogger("study").addHandler(WarningsTo(self._console))
         writer = StudyWriter(connect(uri), config.study, folder.spool, Role.CONFIRMATION, Role.CONFIRMATION_RUN)
         stop = Stop(None)
         try:
@@ -101,11 +113,12 @@ class _Session:
                 message = "MLflow does not answer: what it lacks is kept, and sent when the same command is run again"
                 self._console.print(message, style="yellow")
             return status
-        except BaseException:  # the runs must not seem to go on
+        except BaseException as error:  # the runs must not seem to go on
             if not writer.closed:
-                writer.end_study("FAILED")
+                with suppress(OSError):  # a full disk: the same command closes them
+                    writer.end_study("FAILED")
                 writer.close(SEND_SECONDS_AFTER_ERROR)
-            raise
+            raise error
 
     def _run(self, writer: StudyWriter, stop: Stop) -> int:
         config, folder = self._config, self._folder
@@ -159,11 +172,11 @@ class _Session:
                 searcher = StudySearcher(asked, "", config.training.steps, recorder)
                 run_trials(searcher, None, job, self._slots, len(lacking), stop, folder.ray)
             finally:
-                left = len(recorder.running)
-                recorder.break_off()
+                with suppress(OSError):  # a full disk: the same command closes them
+                    recorder.break_off()
                 self._reasons |= recorder.reasons
-        if not stop.interrupted or not left:
-            return not stop.interrupted
+        if not stop.interrupted:
+            return True
         done = sum(is_complete(run.folder) for run in runs)
         self._say(f"{done} of {len(runs)} runs of this part have ended. To go on, give the same command again")
         return False

@@ -11,7 +11,7 @@ from study.confirmation.plan import Run
 from study.corpus import open_corpus
 from study.display import Display
 from study.folder import RunFolder
-from study.recorder import flat
+from study.recorder import TRACEBACK, flat
 from study.rows import METRICS, Labels
 from study.tracking.names import ARM, CHECKPOINT, SEED, Outcome
 from study.tracking.writer import StudyWriter
@@ -29,8 +29,7 @@ class ConfirmationJob(Job):
 
     def folder(self, config: Mapping[str, Any]) -> RunFolder:
         """Returns the folder of a run."""
-        folder: RunFolder = self.runs[config["number"]].folder
-        return folder
+        return self.runs[int(config["number"])].folder
 
     def results(self, config: Mapping[str, Any]) -> Generator[dict[str, Any]]:
         """Trains a run, from where it stands, and yields each evaluation with what was measured at it."""
@@ -44,18 +43,16 @@ class ConfirmationJob(Job):
 class ConfirmationRecorder:
     """Listens to the searcher: passes on to MLflow and the screen what happens to runs, by their place in `runs`.
 
-    `running` are those without an end; `reasons` says by name why runs failed.
+    `reasons` says by name why runs failed.
     """
 
     def __init__(self, job: ConfirmationJob, writer: StudyWriter, display: Display) -> None:
         self._job, self._writer, self._display = job, writer, display
-        self.running: set[int] = set()
         self.reasons: dict[str, str] = {}
 
     def trial_started(self, number: int, schedule: dict[str, Any], known_good: str | None) -> None:
         """Opens the run."""
         run = self._job.runs[number]
-        self.running.add(number)
         self._display.trial_started(number, schedule)
         training = replace(self._job.training, seed=run.seed)
         self._writer.start_trial(
@@ -78,14 +75,13 @@ class ConfirmationRecorder:
     def trial_ended(self, number: int, outcome: Outcome, reason: str | None, traceback: str | None) -> None:
         """Closes the run with its checkpoint, and clears what only a continuation would need."""
         run = self._job.runs[number]
-        self.running.discard(number)
         self._display.trial_ended(number, outcome, reason)
         self._upload_checkpoint(run)
         if reason is not None:
             self.reasons[run.name] = reason
         if traceback is not None:
             run.folder.path.mkdir(parents=True, exist_ok=True)
-            path = run.folder.path / "traceback.txt"
+            path = run.folder.path / TRACEBACK
             path.write_text(traceback, encoding="utf-8")
             self._writer.artifacts(run.name, [path])
         self._writer.end_trial(run.name, outcome, reason)
@@ -93,11 +89,11 @@ class ConfirmationRecorder:
 
     def break_off(self) -> None:
         """Closes the runs that have no end yet, and that the same command goes on with."""
-        for number in sorted(self.running):
-            run = self._job.runs[number]
-            self._upload_checkpoint(run)
-            self._writer.end_trial(run.name, Outcome.STOPPED_EARLY, "the confirmation was stopped")
-        self.running.clear()
+        runs = {run.name: run for run in self._job.runs}
+        for name in self._writer.open_trials():
+            if name in runs:
+                self._upload_checkpoint(runs[name])
+            self._writer.end_trial(name, Outcome.STOPPED_EARLY, "the confirmation was stopped")
 
     def _upload_checkpoint(self, run: Run) -> None:
         if run.folder.weights.exists():

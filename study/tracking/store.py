@@ -45,12 +45,11 @@ class StudyStore:
         experiment = self._client.get_experiment_by_name(self._experiment)
         experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(self._experiment)
         self._client.set_experiment_tag(experiment_id, view.TAG, view.view_tag())
-        found: dict[Key, list[str]] = {}
-        for run in search_runs(self._client, experiment_id, self._parent):
-            found.setdefault(PARENT_RUN, []).append(run.info.run_id)
+        parents = search_runs(self._client, experiment_id, self._parent)
+        found: dict[Key, list[str]] = {PARENT_RUN: [run.info.run_id for run in parents]} if parents else {}
         for run in search_runs(self._client, experiment_id, self._child):
-            key = run.data.tags[NUMBER[self._child]]
-            found.setdefault(int(key) if self._child is Role.TRIAL else key, []).append(run.info.run_id)
+            tag = run.data.tags[NUMBER[self._child]]
+            found.setdefault(int(tag) if self._child is Role.TRIAL else tag, []).append(run.info.run_id)
         for number, run_ids in found.items():
             mine = self.runs.get(number)
             kept = mine if mine in run_ids else min(run_ids)

@@ -46,15 +46,10 @@ class StudyWriter:
     """
 
     def __init__(
-        self,
-        client: MlflowClient,
-        experiment: str,
-        spool: Path,
-        parent: Role = Role.STUDY,
-        child: Role = Role.TRIAL,
+        self, client: MlflowClient, experiment: str, spool: Path, parent: Role = Role.STUDY, child: Role = Role.TRIAL
     ) -> None:
         self._experiment, self._root = experiment, spool.parent
-        self._parent, self._child, self._number = parent, child, NUMBER[child]
+        self._parent, self._child = parent, child
         self._spool = Spool(spool)
         self._store = StudyStore(client, experiment, self._root, parent, child)
         self.said: defaultdict[Key, Said] = defaultdict(Said)
@@ -76,10 +71,9 @@ class StudyWriter:
         """The run id of each trial, by its number, as far as known."""
         return self._store.runs
 
-    def open_trials(self) -> list[int]:
+    def open_trials(self) -> list[Any]:
         """Returns the trials whose runs were begun and not ended, by this session or an earlier one."""
-        keys = (key for key, said in self.said.items() if said.open and key != PARENT_RUN)
-        return sorted(key for key in keys if isinstance(key, int))
+        return [number for number, said in self.said.items() if said.open and number != PARENT_RUN]
 
     def start_study(self, params: Mapping[str, Any], tags: Mapping[str, str], note: str) -> None:
         """Opens the parent run, anew or again."""
@@ -88,7 +82,8 @@ class StudyWriter:
 
     def start_trial(self, number: Key, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Opens a trial's run, anew or again."""
-        self._put(number, "start", name=name, role=self._child, params=params, tags={**tags, self._number: str(number)})
+        tags = {**tags, NUMBER[self._child]: str(number)}
+        self._put(number, "start", name=name, role=self._child, params=params, tags=tags)
 
     def log(self, number: Key, step: int, metrics: Mapping[str, float], time_ms: int | None = None) -> None:
         """Logs metrics at a training step, unless the run has some at this step already."""
