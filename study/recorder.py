@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial
 
 from study.display import Display
 from study.layout import StudyConfig, StudyFolder
+from study.mirror import Mirror
 from study.rows import METRICS
 from study.searcher import KNOWN, REASON, SCHEDULE, STATES
 from study.tracking.names import CHECKPOINT, Outcome
@@ -22,8 +23,10 @@ OUTCOMES = {state: outcome for outcome, state in STATES.items()}
 class Recorder:
     """Listens to the searcher, on behalf of everyone who wants to know."""
 
-    def __init__(self, config: StudyConfig, folder: StudyFolder, writer: StudyWriter, display: Display) -> None:
-        self._config, self._folder, self._writer, self._display = config, folder, writer, display
+    def __init__(
+        self, config: StudyConfig, folder: StudyFolder, mirror: Mirror, writer: StudyWriter, display: Display
+    ) -> None:
+        self._config, self._folder, self._mirror, self._writer, self._display = config, folder, mirror, writer, display
         self._placed: set[int] = set()
 
     def trial_started(self, number: int, schedule: dict[str, Any], known_good: str | None) -> None:
@@ -92,12 +95,13 @@ class Recorder:
         if (traceback := folder.path / TRACEBACK).exists():
             self._writer.artifacts(number, [traceback])
         self._writer.end_trial(number, outcome, reason)
-        folder.finish()
+        self._mirror.remove(folder.resume)
 
     def _upload_checkpoint(self, number: int) -> None:
         folder = self._folder.trial(number)
-        if folder.weights.exists():
-            self._writer.artifacts(number, [folder.weights, folder.config], CHECKPOINT)
+        steps = self._writer.said[number].steps
+        if steps or folder.weights.exists():
+            self._writer.artifacts(number, [folder.weights, folder.config], CHECKPOINT, max(steps, default=None))
 
 
 def flat(d: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

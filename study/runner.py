@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -18,12 +18,12 @@ from ray import tune  # isort: skip  # after study.cluster has set what Ray read
 from study.early_stopping import SparingASHA
 from study.messages import CHECKPOINT_STEP
 from study.searcher import StudySearcher
-from study.trial import Job, run_trial
 
 WORKER_DEATHS = 3
 """A trial whose worker dies so often without a new checkpoint fails."""
 log = logging.getLogger(__name__)
-logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # "Trials did not complete": we say which, and why
+for _name in ("tune", "execution.tune_controller"):  # which trials did not complete: we say which, and why
+    logging.getLogger(f"ray.tune.{_name}").setLevel(logging.CRITICAL)
 
 
 class Stop(tune.Stopper):
@@ -93,25 +93,23 @@ class Deaths(tune.Callback):
 def run_trials(
     searcher: StudySearcher,
     scheduler: SparingASHA | None,
-    job: Job,
+    trial: type | Callable[[dict[str, Any]], None],
     slots: Slots,
     trials: int,
     stop: Stop,
     folder: Path,
 ) -> None:
-    """Runs `trials` trials, as many at once as there are slots. Ray's own files, in `folder`, do not outlive it.
+    """Runs `trials` trials, as many at once as the searcher lets. Ray's own files, in `folder`, do not outlive it.
 
-    Raises whatever keeps the study from going on.
+    `trial` is what Tune runs for each, given its config. Raises whatever keeps the study from going on.
     """
     stop.searcher = searcher
-    trainable = tune.with_resources(tune.with_parameters(run_trial, job=job), slots.resources)
     tuner = tune.Tuner(
-        trainable,
+        tune.with_resources(trial, slots.resources),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,
             num_samples=trials,
-            max_concurrent_trials=slots.count,
             reuse_actors=True,  # a new process for every trial would import torch for seconds
             trial_name_creator=_trial_id,
             trial_dirname_creator=_trial_id,

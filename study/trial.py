@@ -6,19 +6,20 @@ import os
 import platform
 import traceback
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 from ray import tune
+from ray.tune.trainable.function_trainable import wrap_function
 
 from model.schedules import from_dict
+from study.cluster.corpus import SharedCorpus
 from study.config import TrainingConfig
-from study.corpus import open_corpus
 from study.errors import DivergenceError, disk_error
-from study.layout import StudyFolder
+from study.folder import RunFolder
 from study.messages import CHECKPOINT_STEP, DISK, DIVERGED, FAILED, TRACEBACK, WARNINGS
+from study.mirror import Mirror, open_trial, wait_until_sent
 from study.rows import Labels
 from study.training import Trainer
 
@@ -28,14 +29,14 @@ class Job:
     """What all trials of a study share.
 
     Attributes:
-        corpus: the tokenised corpus, an Arrow file.
+        storage: where the study is kept, a folder or a URI.
         device: cuda or cpu.
     """
 
-    storage: Path
+    storage: str
     study: str
     training: TrainingConfig
-    corpus: Path
+    corpus: SharedCorpus
     device: str
 
 
@@ -49,13 +50,19 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
         config: `number`, the trial's Optuna number, and `schedule`, as a dict.
         job: the rest.
     """
+    with open_trial(job.storage, job.study, config["number"]) as (folder, mirror):
+        _run_trial(config, job, folder, mirror)
+
+
+def _run_trial(config: dict[str, Any], job: Job, folder: RunFolder, mirror: Mirror) -> None:
     warnings = _Warnings()
     where = {"node": platform.node(), "gpu_ids": ",".join(map(str, ray.get_gpu_ids())), "pid": os.getpid()}
-    folder = StudyFolder(job.storage, job.study).trial(config["number"])
     trainer = None
     try:
-        trainer = Trainer(job.training, from_dict(config["schedule"]), open_corpus(job.corpus), job.device)
+        trainer = Trainer(job.training, from_dict(config["schedule"]), job.corpus.open(), job.device)
         for progress in folder.run(trainer, Labels(study=job.study, trial=config["number"])):
+            if progress.step == job.training.steps:
+                mirror.flush()  # whoever hears of the end finds all of it in the storage
             newest = {CHECKPOINT_STEP: folder.checkpoint_step()}
             tune.report(progress.to_dict() | where | newest | {WARNINGS: warnings.taken()})
     except DivergenceError as error:
@@ -74,6 +81,21 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
         del trainer  # the next trial of this worker, and the neighbours on its GPU, want the memory
         gc.collect()
         torch.cuda.empty_cache()
+
+
+def trainable(job: Job) -> type:
+    """Returns what Tune runs: `run_trial`, in a process that does not end before the trial's files are sent.
+
+    Tune trains in a thread, of which it does not await the end when it stops a trial.
+    """
+    function: type = wrap_function(tune.with_parameters(run_trial, job=job))
+
+    class SendingTrainable(function):  # type: ignore[misc]
+        def cleanup(self) -> None:
+            super().cleanup()
+            wait_until_sent()
+
+    return SendingTrainable
 
 
 class _Warnings(logging.Handler):

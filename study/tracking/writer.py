@@ -12,6 +12,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 
+from study.storage import Storage
 from study.tracking.names import NOTE, OUTCOME, PARENT_RUN, REASON, STATUS, TRIAL, Outcome, Role
 from study.tracking.spool import Event, Spool, last_sent
 from study.tracking.store import StudyStore, UselessError
@@ -45,10 +46,10 @@ class StudyWriter:
     making, so that sending one twice changes nothing. `said` maps a trial's number to what its run was told.
     """
 
-    def __init__(self, client: MlflowClient, experiment: str, spool: Path) -> None:
+    def __init__(self, client: MlflowClient, experiment: str, spool: Path, storage: Storage | None = None) -> None:
         self._experiment, self._root = experiment, spool.parent
         self._spool = Spool(spool)
-        self._store = StudyStore(client, experiment, self._root)
+        self._store = StudyStore(client, experiment, self._root, storage or Storage(str(self._root.parent)))
         self.said: defaultdict[int, Said] = defaultdict(Said)
         for event in self._spool.past:
             self._note(event)
@@ -89,10 +90,13 @@ class StudyWriter:
         """Sets tags of a trial's run."""
         self._put(number, "tags", tags=tags)
 
-    def artifacts(self, number: int, files: Sequence[Path], folder: str | None = None) -> None:
-        """Uploads files, which lie beside the spool or below it, as they are when they are sent."""
+    def artifacts(self, number: int, files: Sequence[Path], folder: str | None = None, step: int | None = None) -> None:
+        """Uploads files, which lie beside the spool or below it, as they are when they are sent.
+
+        Those of a trial's folder are sent as they are when the storage has its evaluation of the step.
+        """
         names = [str(file.relative_to(self._root)) for file in files]  # the study's folder may be moved
-        self._put(number, "artifacts", files=names, folder=folder)
+        self._put(number, "artifacts", files=names, folder=folder, step=step)
 
     def end_trial(self, number: int, outcome: Outcome, reason: str | None = None) -> None:
         """Closes a trial's run with its outcome."""
