@@ -1,10 +1,11 @@
 """Text to tokens: characters as numbers, in an Arrow file that all trials of a node map into memory."""
 
+import fcntl
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -106,6 +107,21 @@ def build_corpus(text: str) -> Corpus:
         schema = pa.schema([("token", pa.from_numpy_dtype(dtype))], metadata={"corpus": json.dumps(facts)})
         with atomic_path(path) as part, pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             writer.write_batch(pa.record_batch([pa.array(tokens.astype(dtype))], schema=schema))
+    return open_corpus(path)
+
+
+def cached_corpus(sha256: str, read: Callable[[], memoryview]) -> Corpus:
+    """Opens a tokenised corpus from the node's cache, where its Arrow file is put first if it is not there yet.
+
+    `read` returns the file's bytes; it is called once, however many processes of the node want the corpus at once.
+    """
+    path = cache_folder() / f"{sha256}.arrow"
+    if not path.exists():
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                with atomic_path(path) as part:
+                    part.write_bytes(read())
     return open_corpus(path)
 
 

@@ -58,6 +58,9 @@ class StudyConfig:
 class StudyFolder:
     """The folder of one study, `studies/NAME` or under `--storage`."""
 
+    NOT_THE_DRIVERS = frozenset({"trials", "ray"})
+    """What in it the trials' workers keep in the storage themselves, and what is kept nowhere."""
+
     def __init__(self, storage: Path, name: str) -> None:
         if not NAME.fullmatch(name):
             raise UserError(

@@ -8,6 +8,7 @@ from search_spaces import SPACES
 from study.config import PRESETS, described
 from study.errors import UserError
 from study.flags import flag
+from study.storage import check_scheme
 
 MACHINE_FIELDS = (
     "trials", "gpus", "trials_per_gpu", "address", "tracking_uri", "time_budget", "storage", "name", "resume",
@@ -42,7 +43,11 @@ class SearchOptions:
     sampler: str = described("Optuna's sampler", "tpe", choices=("tpe", "random"))
     scheduler: str = described("asha stops trials early, none lets all of them end", "asha", choices=("asha", "none"))
     time_budget: float | None = described("seconds after which the study ends in good order", None, metavar="SECONDS")
-    storage: str = described("folder of studies", "studies", metavar="PATH")
+    storage: str = described(
+        "folder of studies; on a cluster of several nodes one on NFS, or s3://BUCKET/PREFIX",
+        "studies",
+        metavar="PATH_OR_URI",
+    )
     tracking_uri: str | None = described(
         "MLflow server; default MLFLOW_TRACKING_URI, or mlflow.db in this folder", None, metavar="URI"
     )
@@ -61,6 +66,6 @@ class SearchOptions:
         if self.resume and self.name is None:
             raise UserError("--resume needs the --name of the study to go on with")
         if "://" in self.storage:
-            raise UserError(f"--storage {self.storage.partition('://')[0]}://...: give a folder")
-        if Path(self.storage).exists() and not Path(self.storage).is_dir():
+            check_scheme(self.storage)
+        elif Path(self.storage).exists() and not Path(self.storage).is_dir():
             raise UserError(f"--storage {self.storage} is a file: give a folder")

@@ -3,16 +3,19 @@
 import logging
 import math
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import optuna
 
 from search_spaces import SPACES
-from study.cluster import Estimate, Slots, cluster_gpus, share_out, start_ray, try_out
+from study.cluster import Slots, cluster_gpus, share_out, start_ray
+from study.cluster.corpus import SharedCorpus, share
+from study.cluster.nodes import check_nodes
+from study.cluster.tryout import Estimate, check_memory, try_out
 from study.config import PRESETS, TrainingConfig
 from study.corpus import Corpus, corpus_id, load_corpus
 from study.errors import UserError
@@ -20,8 +23,10 @@ from study.flags import flag
 from study.journal import mend
 from study.layout import StudyConfig, StudyFolder
 from study.lock import StudyLock
+from study.mirror import Mirror, check_not_held_elsewhere
 from study.options import MACHINE_FIELDS, SearchOptions
 from study.searcher import check_database, finished, open_database, open_optuna_study, open_storage
+from study.storage import Storage
 from study.tracking.client import Client, check, connect, tracking_uri
 from study.tracking.writer import is_settled
 from study.training import check_fits
@@ -35,8 +40,11 @@ class Plan:
     """What a session runs, and with what; `lock` is that of a study that exists already."""
 
     config: StudyConfig
+    storage: Storage
     folder: StudyFolder
+    mirror: Mirror
     corpus: Corpus
+    shared_corpus: SharedCorpus
     slots: Slots
     estimate: Estimate
     client: Client
@@ -55,31 +63,35 @@ def make_plan(options: SearchOptions, given: Mapping[str, Any]) -> Plan | None:
     Raises:
         UserError: a mistake, found before any store, folder or run is made.
     """
-    old = _old_config(options, given) if options.resume else None
+    storage = Storage(options.storage)
+    storage.check()
+    old = _old_config(storage, options, given) if options.resume else None
     if old is None and options.name is not None:
-        _check_unused(options, options.name)
+        _check_unused(storage, options.name)
     if old is None:
-        return _plan(options, None, None)
-    lock = StudyLock(StudyFolder(Path(options.storage), old.name).lock)
+        return _plan(storage, options, None, None)
+    folder = StudyFolder(storage.folder, old.name)
+    check_not_held_elsewhere(storage, folder.lock)
+    lock = StudyLock(folder.lock)
     plan = None
     try:
-        plan = _plan(options, old, lock)
+        _mirror(storage, folder).fetch()
+        mend(folder.journal)
+        plan = _plan(storage, options, old, lock)
         return plan
     finally:
         if plan is None:
             lock.release()
 
 
-def _plan(options: SearchOptions, old: StudyConfig | None, lock: StudyLock | None) -> Plan | None:
-    if old is not None:
-        mend(StudyFolder(Path(options.storage), old.name).journal)
+def _plan(storage: Storage, options: SearchOptions, old: StudyConfig | None, lock: StudyLock | None) -> Plan | None:
     uri = tracking_uri(options.tracking_uri or _unless_hidden(old.tracking_uri if old else None))
     _check_tracking(uri, must_answer=old is None or options.tracking_uri is not None)
     database = options.optuna_storage or _unless_hidden(old.optuna_storage if old else None)
     database = absolute(database) if database else None
     if database is not None:
         check_database(database)
-    if old is not None and _is_settled(old, options, database):
+    if old is not None and _is_settled(storage, old, options, database):
         return None
     corpus = load_corpus(old.training.corpus if old else options.corpus)
     if old is not None and old.corpus_sha256 != corpus.sha256:
@@ -87,18 +99,21 @@ def _plan(options: SearchOptions, old: StudyConfig | None, lock: StudyLock | Non
     if old is None and options.preset is not None:
         check_fits(_training(options, options.preset), corpus)  # before Ray takes its seconds
     start_ray(options.address)
+    check_nodes(storage, uri)
     on_cpu = old is not None and old.device == "cpu"
     gpus = (0 if on_cpu else cluster_gpus()) if options.gpus is None else options.gpus
     config = old or _new_config(options, gpus, corpus, uri, database)
     config = replace(config, trials=options.trials or config.trials)
     check_fits(config.training, corpus)
-    slots = share_out(gpus, options.trials_per_gpu, config.trials)
+    slots = share_out(gpus, options.trials_per_gpu, config.trials, fixed=options.gpus is not None)
+    shared_corpus = share(corpus)
     on_cuda = PRESETS[config.preset].on_cuda if old is None else {}
-    estimate = try_out(slots, config.training, on_cuda, corpus.path)
+    estimate = try_out(slots, config.training, on_cuda, shared_corpus)
+    check_memory(estimate, options.trials_per_gpu)
     if old is not None and estimate.device != old.device:
         raise UserError(f"study {old.name} trains on {old.device}, and here is {estimate.device} only: see --gpus")
     if old is None:
-        _check_unused(options, config.name)
+        _check_unused(storage, config.name)
         machine = dict(on_cuda) if estimate.device == "cuda" else {}
         training = replace(config.training, threads=slots.threads, **machine)
         config = replace(config, training=training, device=estimate.device)
@@ -107,10 +122,16 @@ def _plan(options: SearchOptions, old: StudyConfig | None, lock: StudyLock | Non
     client = connect(uri)
     if old is None and client.get_experiment_by_name(config.name) is not None:
         raise _in_use(config.name, f"an MLflow experiment at {redacted(uri)}")
+    folder = StudyFolder(storage.folder, config.name)
+    if old is None and storage.is_remote:
+        shutil.rmtree(folder.path, ignore_errors=True)  # a copy of a study that the store no longer has
     return Plan(
         config=config,
-        folder=StudyFolder(Path(options.storage), config.name),
+        storage=storage,
+        folder=folder,
+        mirror=_mirror(storage, folder),
         corpus=corpus,
+        shared_corpus=shared_corpus,
         slots=slots,
         estimate=estimate,
         client=client,
@@ -131,11 +152,17 @@ def _check_tracking(uri: str, must_answer: bool) -> None:
         log.warning("%s: the study goes on, and what MLflow should have is kept on disk", str(error).partition(":")[0])
 
 
-def _old_config(options: SearchOptions, given: Mapping[str, Any]) -> StudyConfig:
+def _old_config(storage: Storage, options: SearchOptions, given: Mapping[str, Any]) -> StudyConfig:
     assert options.name is not None  # SearchOptions checks it
-    old = StudyFolder(Path(options.storage), options.name).read_config()
+    folder = StudyFolder(storage.folder, options.name)
+    if storage.is_remote:
+        if not storage.holds(folder.config):
+            raise UserError(f"there is no study {options.name} in {storage.uri} to go on with: leave --resume out")
+        storage.fetch(folder.config)
+    old = folder.read_config()
     if old.space not in SPACES:
         raise UserError(f"study {old.name} has the space {old.space!r:.60}, and there are {', '.join(SPACES)} only")
+
     is_now = asdict(options) | {"corpus": corpus_id(options.corpus)}
     is_now["optuna_storage"] = absolute(options.optuna_storage or "")
     was = asdict(old) | {"corpus": old.training.corpus, "steps": old.training.steps}
@@ -151,21 +178,25 @@ def _old_config(options: SearchOptions, given: Mapping[str, Any]) -> StudyConfig
     return old
 
 
+def _mirror(storage: Storage, folder: StudyFolder) -> Mirror:
+    return Mirror(storage, folder.path, skip=folder.NOT_THE_DRIVERS)
+
+
 def _unless_hidden(uri: str | None) -> str | None:
     return None if uri == HIDDEN else uri
 
 
-def _check_unused(options: SearchOptions, name: str) -> None:
-    folder = StudyFolder(Path(options.storage), name)
-    if folder.in_use:
-        raise _in_use(name, f"the folder {folder.path}")
+def _check_unused(storage: Storage, name: str) -> None:
+    folder = StudyFolder(storage.folder, name)
+    if storage.holds(folder.path) if storage.is_remote else folder.in_use:
+        raise _in_use(name, f"it is in {storage.uri}" if storage.is_remote else f"the folder {folder.path}")
     existing = next(parent for parent in folder.path.parents if parent.exists())
     if not os.access(existing, os.W_OK):
-        raise UserError(f"--storage {options.storage} cannot be written ({existing}): give a folder that can")
+        raise UserError(f"--storage {storage.uri} cannot be written ({existing}): give a folder that can")
 
 
-def _is_settled(old: StudyConfig, options: SearchOptions, database: str | None) -> bool:
-    folder = StudyFolder(Path(options.storage), old.name)
+def _is_settled(storage: Storage, old: StudyConfig, options: SearchOptions, database: str | None) -> bool:
+    folder = StudyFolder(storage.folder, old.name)
     study = open_optuna_study(open_storage(database, folder.journal), old.name, old.sampler, old.seed)
     return len(finished(study)) >= (options.trials or old.trials) and is_settled(folder.spool)
 

@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial
 
 from study.display import Display
 from study.layout import StudyConfig, StudyFolder
+from study.mirror import Mirror
 from study.rows import METRICS
 from study.searcher import KNOWN, REASON, SCHEDULE, STATES
 from study.tracking.names import CHECKPOINT, TRIALS_PER_GPU, Outcome
@@ -26,11 +27,12 @@ class Recorder:
         self,
         config: StudyConfig,
         folder: StudyFolder,
+        mirror: Mirror,
         writer: StudyWriter,
         display: Display,
         trials_per_gpu: int = 1,
     ) -> None:
-        self._config, self._folder, self._writer, self._display = config, folder, writer, display
+        self._config, self._folder, self._mirror, self._writer, self._display = config, folder, mirror, writer, display
         self._slot_tags = {} if trials_per_gpu == 1 else {TRIALS_PER_GPU: str(trials_per_gpu)}
         self._placed: set[int] = set()
 
@@ -100,12 +102,13 @@ class Recorder:
         if (traceback := folder.path / TRACEBACK).exists():
             self._writer.artifacts(number, [traceback])
         self._writer.end_trial(number, outcome, reason)
-        folder.finish()
+        self._mirror.remove(folder.resume)
 
     def _upload_checkpoint(self, number: int) -> None:
         folder = self._folder.trial(number)
-        if folder.weights.exists():
-            self._writer.artifacts(number, [folder.weights, folder.config], CHECKPOINT)
+        steps = self._writer.said[number].steps
+        if steps or folder.weights.exists():
+            self._writer.artifacts(number, [folder.weights, folder.config], CHECKPOINT, max(steps, default=None))
 
 
 def flat(d: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

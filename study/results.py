@@ -13,6 +13,7 @@ from rich.console import Console
 
 from study.display import best_trials, describe
 from study.layout import StudyFolder
+from study.mirror import wait_for_all
 from study.plan import Plan
 from study.provenance import facts
 from study.rows import write_parquet
@@ -36,6 +37,7 @@ def finish(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Consol
     patience = SEND_SECONDS_INTERRUPTED if stop.interrupted else SEND_SECONDS
     trials = finished(study)
     completed = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    bring_evaluations(plan, study, patience)
     write_parquet(table(folder, study), folder.table)
     writer.artifacts(PARENT_RUN, [folder.config, folder.table])
     if folder.journal.exists():  # with it, a report can be made from MLflow alone
@@ -71,8 +73,9 @@ def finish(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Consol
         _say(console, f"report           {_relative(report)}")
     if not whole:
         resume = f"{_relative(Path(sys.executable))} -m study.search --name {config.name} --resume"
-        if folder.path.parent != Path("studies").absolute():
-            resume += f" --storage {shlex.quote(_relative(folder.path.parent))}"
+        if plan.storage.uri != str(Path("studies").absolute()):
+            storage = plan.storage.uri if plan.storage.is_remote else _relative(Path(plan.storage.uri))
+            resume += f" --storage {shlex.quote(storage)}"
         _say(console, f"{len(trials)} of {config.trials} trials have ended. To go on: {resume}")
     if stop.interrupted:
         return 130
@@ -81,6 +84,12 @@ def finish(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Consol
     reason = next((trial.user_attrs[REASON] for trial in trials if REASON in trial.user_attrs), "the time was over")
     print(f"error: no trial of study {config.name} was completed: {reason.splitlines()[0]}", file=sys.stderr)
     return 1
+
+
+def bring_evaluations(plan: Plan, study: optuna.Study, seconds: float) -> None:
+    """Copies the evaluations of all trials here from an object store, some seconds after the last were made at most."""
+    seen = {t.number: max(t.intermediate_values) for t in study.get_trials(deepcopy=False) if t.intermediate_values}
+    wait_for_all(plan.storage, {plan.folder.trial(number): step for number, step in seen.items()}, seconds)
 
 
 def table(
@@ -100,15 +109,16 @@ def table(
 
 def _write_winner(plan: Plan, winner: FrozenTrial, writer: StudyWriter) -> str:
     run = plan.folder.trial(winner.number)
-    winning_file(
-        read_schedule_file(run.config),
-        study=plan.config.name,
-        trial=winner.number,
-        run_id=writer.runs.get(winner.number),
-        val_losses=[(row["step"], row["val_loss"]) for row in run.rows()],
-        facts=facts(plan.corpus.sha256),
-    ).write(plan.folder.best_schedule)
-    return write_sample(run, plan.corpus)
+    with plan.storage.present(run.config), plan.storage.present(run.weights):
+        winning_file(
+            read_schedule_file(run.config),
+            study=plan.config.name,
+            trial=winner.number,
+            run_id=writer.runs.get(winner.number),
+            val_losses=[(row["step"], row["val_loss"]) for row in run.rows()],
+            facts=facts(plan.corpus.sha256),
+        ).write(plan.folder.best_schedule)
+        return write_sample(run, plan.corpus)
 
 
 def _write_report(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Console) -> Path | None:

@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -19,7 +19,6 @@ from ray import tune  # isort: skip
 from study.early_stopping import SparingASHA
 from study.messages import CHECKPOINT_STEP
 from study.searcher import StudySearcher
-from study.trial import Job, run_trial
 
 WORKER_DEATHS = 3
 """A trial whose worker dies so often without a new checkpoint fails."""
@@ -112,25 +111,23 @@ class Deaths(tune.Callback):
 def run_trials(
     searcher: StudySearcher,
     scheduler: SparingASHA | None,
-    job: Job,
+    trial: type | Callable[[dict[str, Any]], None],
     slots: Slots,
     trials: int,
     stop: Stop,
     folder: Path,
 ) -> None:
-    """Runs `trials` trials, as many at once as there are slots. Ray's own files, in `folder`, do not outlive it.
+    """Runs `trials` trials, as many at once as the searcher lets. Ray's own files, in `folder`, do not outlive it.
 
-    Raises whatever keeps the study from going on.
+    `trial` is what Tune runs for each, given its config. Raises whatever keeps the study from going on.
     """
     stop.searcher = searcher
-    trainable = tune.with_resources(tune.with_parameters(run_trial, job=job), slots.resources)
     tuner = tune.Tuner(
-        trainable,
+        tune.with_resources(trial, slots.resources),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,
             num_samples=trials,
-            max_concurrent_trials=slots.count,
             reuse_actors=True,  # a new process for every trial would import torch for seconds
             trial_name_creator=_trial_id,
             trial_dirname_creator=_trial_id,

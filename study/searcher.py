@@ -13,6 +13,7 @@ from ray.tune.search import Searcher
 from search_spaces import KNOWN_GOOD, SPACES
 from study.errors import UserError, WorldError
 from study.messages import DISK, DIVERGED, FAILED, TRACEBACK, WARNINGS
+from study.mirror import Mirror
 from study.sampler import make_sampler
 from study.tracking.names import TRIALS_PER_GPU, Outcome
 from study.uris import redacted, sqlite_path
@@ -88,6 +89,11 @@ def ask_known_good_first(study: optuna.Study, space: str) -> None:
                 study.enqueue_trial(parameters, user_attrs={KNOWN: name})
 
 
+def whenever_asked(running: int) -> bool:
+    """Lets a trial begin, however many run."""
+    return True
+
+
 class StudySearcher(Searcher):
     """Gives Tune the trials that an Optuna study asks for, and tells the study how each went.
 
@@ -96,22 +102,35 @@ class StudySearcher(Searcher):
 
     `broken` is why the session cannot go on, as a full disk; then nothing more is asked or told, since what Tune would
     say of the trials after that is not true of them.
+
+    Args:
+        may_begin: is asked before each, with the number of those that run; while it says no, Tune gets none.
+        mirror: sends the study to where it is kept: no trial begins whose number that place does not know.
     """
 
     def __init__(
-        self, study: optuna.Study, space: str, steps: int, listener: Listener, trials_per_gpu: int = 1
+        self,
+        study: optuna.Study,
+        space: str,
+        steps: int,
+        listener: Listener,
+        may_begin: Callable[[int], bool] = whenever_asked,
+        mirror: Mirror | None = None,
+        trials_per_gpu: int = 1,
     ) -> None:
         super().__init__(metric=METRIC, mode="min")
         self._trials_per_gpu = trials_per_gpu
         self._study, self._space, self._steps, self._listener = study, space, steps, listener
         self.broken: BaseException | None = None
+        self._may_begin, self._mirror = may_begin, mirror
+        self._next: tuple[optuna.Trial, int] | None = None  # asked, and not given yet
         self._unfinished = iter(unfinished(study))
         self._numbers: dict[str, int] = {}  # by Tune's trial id
         self._trials: dict[int, optuna.Trial] = {}
         self._last: dict[int, Mapping[str, Any]] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Returns the config of the next trial; None if there is to be none."""
+        """Returns the config of the next trial; None if none may begin now."""
         return self._unless_broken(lambda: self._suggest(trial_id))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -145,22 +164,32 @@ class StudySearcher(Searcher):
                 self.broken = error
         return None
 
-    def _suggest(self, trial_id: str) -> dict[str, Any]:
-        known = next(self._unfinished, None)
-        trial = self._study.ask() if known is None else optuna.Trial(self._study, known._trial_id)
-        if known is not None and (past := known.intermediate_values):
-            self._last[trial.number] = {"step": max(past), METRIC: past[max(past)]}
-        schedule = trial.user_attrs.get(SCHEDULE)
-        if schedule is None:  # a new trial, or one whose driver died before it kept this: it gets the same parameters
-            schedule = SPACES[self._space](trial)
-            trial.set_user_attr(SCHEDULE, schedule)
-        if self._trials_per_gpu > trial.user_attrs.get(TRIALS_PER_GPU, 1):
-            trial.set_user_attr(TRIALS_PER_GPU, self._trials_per_gpu)
+    def _suggest(self, trial_id: str) -> dict[str, Any] | None:
+        if self._next is None:
+            if not self._may_begin(len(self._numbers)):
+                return None
+            self._next = self._ask(), self._mirror.ask() if self._mirror else 0
+        trial, asked = self._next
+        if self._mirror and not self._mirror.has(asked):
+            return None
+        self._next = None
+        schedule = trial.user_attrs[SCHEDULE]
         number = trial.number
         self._numbers[trial_id], self._trials[number] = number, trial
         known_good = trial.user_attrs.get(KNOWN)
         self._listener.trial_started(number, schedule, known_good)
         return {"number": number, "schedule": schedule, "protected": known_good is not None}
+
+    def _ask(self) -> optuna.Trial:
+        known = next(self._unfinished, None)
+        trial = self._study.ask() if known is None else optuna.Trial(self._study, known._trial_id)
+        if known is not None and (past := known.intermediate_values):
+            self._last[trial.number] = {"step": max(past), METRIC: past[max(past)]}
+        if SCHEDULE not in trial.user_attrs:  # a new one, or its driver died before it kept this: the same parameters
+            trial.set_user_attr(SCHEDULE, SPACES[self._space](trial))
+        if self._trials_per_gpu > trial.user_attrs.get(TRIALS_PER_GPU, 1):
+            trial.set_user_attr(TRIALS_PER_GPU, self._trials_per_gpu)
+        return trial
 
     def _take(self, number: int, result: Mapping[str, Any]) -> None:
         last = self._last.get(number, {})

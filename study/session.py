@@ -6,6 +6,7 @@ from contextlib import suppress
 import optuna
 from rich.console import Console
 
+from study.cluster import Room
 from study.display import Display, duration
 from study.early_stopping import SparingASHA
 from study.errors import UserError, WorldError, disk_error
@@ -13,11 +14,11 @@ from study.lock import StudyLock
 from study.plan import Plan
 from study.provenance import facts
 from study.recorder import Recorder, flat
-from study.results import finish
+from study.results import SEND_SECONDS, bring_evaluations, finish
 from study.runner import Stop, run_trials
 from study.searcher import StudySearcher, ask_known_good_first, finished, open_optuna_study, open_storage
 from study.tracking.writer import StudyWriter
-from study.trial import Job
+from study.trial import Job, trainable
 
 NOTE = """Each child run is a trial: one GPT trained with one dropout schedule (`schedule.*`), all else being equal.
 Select some and compare their `val_loss` and `dropout_rate`. `outcome` says how a trial ended. The winner is the lowest
@@ -48,6 +49,16 @@ def run_session(plan: Plan, console: Console) -> int:
 def _run(plan: Plan, console: Console) -> int:
     config, folder = plan.config, plan.folder
     folder.write_config(config)
+    with plan.mirror.running(SEND_SECONDS):
+        status = _run_session(plan, console)
+    if plan.storage.is_remote:
+        with suppress(OSError):  # then a session elsewhere waits a little, no more
+            plan.storage.delete(folder.lock)
+    return status
+
+
+def _run_session(plan: Plan, console: Console) -> int:
+    config, folder = plan.config, plan.folder
     study = open_optuna_study(open_storage(plan.database, folder.journal), config.name, config.sampler, config.seed)
     ask_known_good_first(study, config.space)
     ended = len(finished(study))
@@ -55,13 +66,14 @@ def _run(plan: Plan, console: Console) -> int:
     if lacking > 0:
         _announce(plan, lacking, console)
     stop = Stop(plan.time_budget)
-    writer = StudyWriter(plan.client, config.name, folder.spool)
+    writer = StudyWriter(plan.client, config.name, folder.spool, plan.storage)
     with Display(console, config.trials, config.training.steps, ended) as display, stop.on_signals():
-        recorder = Recorder(config, folder, writer, display, plan.slots.trials_per_gpu)
+        recorder = Recorder(config, folder, plan.mirror, writer, display, plan.slots.trials_per_gpu)
         try:
             params = flat(config.to_dict())
             tags = facts(config.corpus_sha256) | {"trials": str(params.pop("trials"))}  # a param could not change
             writer.start_study(params, tags, NOTE)
+            bring_evaluations(plan, study, seconds=0)
             recorder.catch_up(study.get_trials(deepcopy=False))
             if lacking > 0:
                 _run_trials(plan, study, recorder, lacking, stop)
@@ -90,20 +102,22 @@ def _cannot_write(plan: Plan, what: str) -> str:
 
 def _run_trials(plan: Plan, study: optuna.Study, recorder: Recorder, trials: int, stop: Stop) -> None:
     config, folder = plan.config, plan.folder
-    steps, trials_per_gpu = config.training.steps, plan.slots.trials_per_gpu
-    searcher = StudySearcher(study, config.space, steps, recorder, trials_per_gpu)
+    steps, slots = config.training.steps, plan.slots
+    searcher = StudySearcher(
+        study, config.space, steps, recorder, Room(slots).has_more_than, plan.mirror, slots.trials_per_gpu
+    )
     scheduler = None
     if config.scheduler == "asha":
         scheduler = SparingASHA(config.training.steps, config.grace_steps)
         scheduler.remember(study)
     job = Job(
-        storage=folder.path.parent,
+        storage=plan.storage.uri,
         study=config.name,
         training=config.training,
-        corpus=plan.corpus.path,
+        corpus=plan.shared_corpus,
         device=plan.estimate.device,
     )
-    run_trials(searcher, scheduler, job, plan.slots, trials, stop, folder.ray)
+    run_trials(searcher, scheduler, trainable(job), plan.slots, trials, stop, folder.ray)
 
 
 def _announce(plan: Plan, trials: int, console: Console) -> None:

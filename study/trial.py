@@ -6,22 +6,22 @@ import os
 import platform
 import traceback
 from collections.abc import Generator, Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 from ray import tune
+from ray.tune.trainable.function_trainable import wrap_function
 
 from model.schedules import from_dict
+from study.cluster.corpus import SharedCorpus
 from study.config import TrainingConfig
-from study.corpus import open_corpus
 from study.errors import DivergenceError, disk_error
 from study.folder import RunFolder
-from study.layout import StudyFolder
 from study.messages import CHECKPOINT_STEP, DISK, DIVERGED, FAILED, TRACEBACK, WARNINGS
+from study.mirror import Mirror, open_trial, wait_until_sent
 from study.rows import Labels
 from study.training import Trainer
 
@@ -31,24 +31,24 @@ class Job:
     """What all trials of a study share.
 
     Attributes:
-        corpus: the tokenised corpus, an Arrow file.
+        storage: where the study is kept, a folder or a URI.
         device: cuda or cpu.
     """
 
-    storage: Path
+    storage: str
     study: str
     training: TrainingConfig
-    corpus: Path
+    corpus: SharedCorpus
     device: str
 
-    def folder(self, config: Mapping[str, Any]) -> RunFolder:
-        """Returns the folder of a trial."""
-        return StudyFolder(self.storage, self.study).trial(config["number"])
+    def opened(self, config: Mapping[str, Any]) -> AbstractContextManager[tuple[RunFolder, Mirror]]:
+        """Opens the folder of a trial."""
+        return open_trial(self.storage, self.study, config["number"])
 
-    def results(self, config: Mapping[str, Any]) -> Generator[dict[str, Any]]:
+    def results(self, config: Mapping[str, Any], folder: RunFolder) -> Generator[dict[str, Any]]:
         """Trains a trial, from where it stands, and yields each evaluation."""
-        trainer = Trainer(self.training, from_dict(config["schedule"]), open_corpus(self.corpus), self.device)
-        for progress in self.folder(config).run(trainer, Labels(study=self.study, trial=config["number"])):
+        trainer = Trainer(self.training, from_dict(config["schedule"]), self.corpus.open(), self.device)
+        for progress in folder.run(trainer, Labels(study=self.study, trial=config["number"])):
             yield progress.to_dict()
 
 
@@ -62,12 +62,18 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
         config: `number`, the trial's Optuna number, and `schedule`, as a dict.
         job: the rest.
     """
+    with job.opened(config) as (folder, mirror):
+        _run_trial(config, job, folder, mirror)
+
+
+def _run_trial(config: dict[str, Any], job: Job, folder: RunFolder, mirror: Mirror) -> None:
     warnings = _Warnings()
-    folder = job.folder(config)
     where = {"node": platform.node(), "gpu_ids": ",".join(map(str, ray.get_gpu_ids())), "pid": os.getpid()}
     try:
-        with closing(job.results(config)) as results:  # its memory is free before the `finally` below
+        with closing(job.results(config, folder)) as results:  # its memory is free before the `finally` below
             for result in results:
+                if result["step"] == job.training.steps:
+                    mirror.flush()  # whoever hears of the end finds all of it in the storage
                 newest = {CHECKPOINT_STEP: folder.checkpoint_step()}
                 tune.report(result | where | newest | {WARNINGS: warnings.taken()})
     except DivergenceError as error:
@@ -85,6 +91,21 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
         warnings.close()
         gc.collect()  # the next trial of this worker, and the neighbours on its GPU, want the memory
         torch.cuda.empty_cache()
+
+
+def trainable(job: Job) -> type:
+    """Returns what Tune runs: `run_trial`, in a process that does not end before the trial's files are sent.
+
+    Tune trains in a thread, of which it does not await the end when it stops a trial.
+    """
+    function: type = wrap_function(tune.with_parameters(run_trial, job=job))
+
+    class SendingTrainable(function):  # type: ignore[misc]
+        def cleanup(self) -> None:
+            super().cleanup()
+            wait_until_sent()
+
+    return SendingTrainable
 
 
 class _Warnings(logging.Handler):

@@ -10,7 +10,10 @@ from typing import Any
 import optuna
 from rich.console import Console
 
-from study.cluster import Estimate, Slots, cluster_gpus, share_out, start_ray, try_out
+from study.cluster import Room, Slots, cluster_gpus, share_out, start_ray
+from study.cluster.corpus import SharedCorpus, share
+from study.cluster.nodes import check_nodes
+from study.cluster.tryout import Estimate, try_out
 from study.confirmation.arms import BASELINE, Arm, arms
 from study.confirmation.measures import Measures
 from study.confirmation.options import ConfirmOptions
@@ -25,7 +28,7 @@ from study.confirmation.results import Results, Row, best_rate, is_complete, run
 from study.confirmation.show import show_verdict
 from study.confirmation.trial import ConfirmationJob, ConfirmationRecorder
 from study.confirmation.verdict import judge, read_verdict, write_verdict
-from study.corpus import Corpus, load_corpus
+from study.corpus import load_corpus
 from study.display import Display, duration
 from study.errors import UserError, WorldError, disk_error
 from study.lock import StudyLock
@@ -35,9 +38,11 @@ from study.results import SEND_SECONDS, SEND_SECONDS_INTERRUPTED
 from study.runner import Stop, run_trials
 from study.searcher import KNOWN, SCHEDULE, StudySearcher
 from study.session import SEND_SECONDS_AFTER_ERROR
+from study.storage import Storage
 from study.tracking.client import check, connect, tracking_uri
 from study.tracking.names import PARENT_RUN, Role
 from study.tracking.writer import StudyWriter
+from study.trial import trainable
 from study.uris import HIDDEN
 
 NOTE = """Is a schedule of the study really better than the best constant rate? Each child run trains one arm (tag
@@ -66,14 +71,16 @@ def confirm_study(
     with console.status("starting Ray"):
         start_ray(options.address)
         gpus = (0 if config.device == "cpu" else cluster_gpus()) if options.gpus is None else options.gpus
-        slots = share_out(gpus, options.trials_per_gpu, len(sweep_runs(config, folder)))
-        estimate = try_out(slots, config.training, {}, corpus.path)
+        check_nodes(Storage(str(folder.path)), uri)
+        slots = share_out(gpus, options.trials_per_gpu, len(sweep_runs(config, folder)), fixed=options.gpus is not None)
+        shared_corpus = share(corpus)
+        estimate = try_out(slots, config.training, {}, shared_corpus)
     if estimate.device != config.device:
         raise UserError(f"study {config.study} trained on {config.device}, and here is {estimate.device}: see --gpus")
     with StudyLock(folder.lock):
         try:
             folder.write_config(config)
-            return _Session(config, folder, corpus, slots, estimate, console).run(uri)
+            return _Session(config, folder, shared_corpus, slots, estimate, console).run(uri)
         except Exception as error:
             disk = disk_error(error)
             what = f"{folder.path} cannot be written: {disk}" if disk else str(error)
@@ -87,7 +94,7 @@ class _Session:
         self,
         config: ConfirmationConfig,
         folder: ConfirmationFolder,
-        corpus: Corpus,
+        corpus: SharedCorpus,
         slots: Slots,
         estimate: Estimate,
         console: Console,
@@ -98,7 +105,9 @@ class _Session:
 
     def run(self, uri: str) -> int:
         config, folder = self._config, self._folder
-        writer = StudyWriter(connect(uri), config.study, folder.spool, Role.CONFIRMATION, Role.CONFIRMATION_RUN)
+        writer = StudyWriter(
+            connect(uri), config.study, folder.spool, parent=Role.CONFIRMATION, child=Role.CONFIRMATION_RUN
+        )
         stop = Stop(None)
         try:
             with stop.on_signals():
@@ -150,10 +159,10 @@ class _Session:
             return True
         config, folder = self._config, self._folder
         job = ConfirmationJob(
-            storage=folder.path.parent.parent,
+            storage=str(folder.path.parent.parent),
             study=config.study,
             training=config.training,
-            corpus=self._corpus.path,
+            corpus=self._corpus,
             device=self._estimate.device,
             runs=lacking,
         )
@@ -169,8 +178,9 @@ class _Session:
         with display:
             recorder = ConfirmationRecorder(job, writer, display)
             try:
-                searcher = StudySearcher(asked, "", config.training.steps, recorder)
-                run_trials(searcher, None, job, self._slots, len(lacking), stop, folder.ray)
+                room = Room(self._slots)
+                searcher = StudySearcher(asked, "", config.training.steps, recorder, room.has_more_than)
+                run_trials(searcher, None, trainable(job), self._slots, len(lacking), stop, folder.ray)
             finally:
                 with suppress(OSError):  # a full disk: the same command closes them
                     recorder.break_off()

@@ -2,17 +2,19 @@
 
 import logging
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from model.schedules import from_dict
 from study.confirmation.measures import MEASURED, run_measured
 from study.confirmation.plan import Run
-from study.corpus import open_corpus
 from study.display import Display
 from study.folder import RunFolder
+from study.mirror import Mirror
 from study.recorder import TRACEBACK, flat
 from study.rows import METRICS, Labels
+from study.storage import Storage
 from study.tracking.names import ARM, CHECKPOINT, SEED, Outcome
 from study.tracking.writer import StudyWriter
 from study.training import Trainer
@@ -27,16 +29,17 @@ class ConfirmationJob(Job):
 
     runs: Sequence[Run]
 
-    def folder(self, config: Mapping[str, Any]) -> RunFolder:
-        """Returns the folder of a run."""
-        return self.runs[int(config["number"])].folder
+    def opened(self, config: Mapping[str, Any]) -> AbstractContextManager[tuple[RunFolder, Mirror]]:
+        """Opens the folder of a run."""
+        folder = self.runs[int(config["number"])].folder
+        return nullcontext((folder, Mirror(Storage(self.storage), folder.path)))
 
-    def results(self, config: Mapping[str, Any]) -> Generator[dict[str, Any]]:
+    def results(self, config: Mapping[str, Any], folder: RunFolder) -> Generator[dict[str, Any]]:
         """Trains a run, from where it stands, and yields each evaluation with what was measured at it."""
-        run, corpus = self.runs[config["number"]], open_corpus(self.corpus)
+        run, corpus = self.runs[config["number"]], self.corpus.open()
         training = replace(self.training, seed=run.seed)
         trainer = Trainer(training, from_dict(config["schedule"]), corpus, self.device)
-        for progress, more in run_measured(run.folder, trainer, corpus, Labels(study=self.study)):
+        for progress, more in run_measured(folder, trainer, corpus, Labels(study=self.study)):
             yield progress.to_dict() | more
 
 

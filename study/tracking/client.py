@@ -4,6 +4,7 @@ import base64
 import logging
 import os
 from http.client import HTTPException
+from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
@@ -47,7 +48,19 @@ def check(uri: str, *, create: bool) -> None:
             raise UserError(f"tracking URI {redacted(uri)}: there is no folder {path.parent}")
     elif uri.startswith(("http://", "https://")):
         try:
-            urlopen(_health_request(uri), timeout=ANSWER_SECONDS).close()
+            for page in ("/health", "/api/2.0/mlflow/experiments/search?max_results=1"):  # the first needs no login
+                urlopen(_request(uri, page), timeout=ANSWER_SECONDS).close()
+        except HTTPError as error:
+            if error.code in (401, 403):
+                raise UserError(
+                    f"the MLflow server at {redacted(uri)} refuses this ({error.code} {error.reason}): set "
+                    "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or let its --allowed-hosts name the host"
+                ) from None
+            if page == "/health":
+                raise UserError(
+                    f"no MLflow server answers at {redacted(uri)} ({error.code} {error.reason}): "
+                    "start it, or give another --tracking-uri"
+                ) from None
         except (OSError, ValueError, HTTPException) as error:
             raise UserError(
                 f"no MLflow server answers at {redacted(uri)} ({redacted(str(error))}): "
@@ -66,12 +79,16 @@ def connect(uri: str) -> MlflowClient:
         raise UserError(f"tracking URI {redacted(uri)} cannot be used: {reason}") from None
 
 
-def _health_request(uri: str) -> Request:
-    """Returns a request for a server's health page, with the URI's user and password where they belong."""
+def _request(uri: str, page: str) -> Request:
+    """Returns a request for a server's page, with the user and password that MLflow would give, where they belong."""
     parts = urlsplit(uri)
     host = parts.netloc.rpartition("@")[2]
-    request = Request(urlunsplit((parts.scheme, host, parts.path.rstrip("/") + "/health", "", "")))
-    if parts.username is not None:
-        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        request.add_header("Authorization", "Basic " + base64.b64encode(user.encode()).decode())
+    request = Request(urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", "")) + page)
+    user = unquote(parts.username or os.environ.get("MLFLOW_TRACKING_USERNAME", ""))
+    password = unquote(parts.password or "") if parts.username else os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
+    if user:
+        login = base64.b64encode(f"{user}:{password}".encode()).decode()
+        request.add_header("Authorization", f"Basic {login}")
+    elif token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        request.add_header("Authorization", f"Bearer {token}")
     return request

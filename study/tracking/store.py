@@ -1,6 +1,7 @@
 """A study's experiment in MLflow: what sends events to it. Sending the same again changes nothing."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from study.folder import RunFolder
+from study.mirror import WORKER_SECONDS, wait_for
+from study.storage import Storage
 from study.tracking import view
 from study.tracking.names import NUMBER, OUTCOME, PARENT, PARENT_RUN, REASON, ROLE, RUN_NAME, Key, Role
 from study.tracking.reader import search_runs
@@ -29,8 +33,10 @@ class StudyStore:
     `runs` maps a trial's number to its run id, as far as known; `experiment_id` is None until the store has answered.
     """
 
-    def __init__(self, client: MlflowClient, experiment: str, root: Path, parent: Role, child: Role) -> None:
-        self._client, self._experiment, self._root = client, experiment, root.resolve()
+    def __init__(
+        self, client: MlflowClient, experiment: str, root: Path, storage: Storage, parent: Role, child: Role
+    ) -> None:
+        self._client, self._experiment, self._root, self._storage = client, experiment, root.absolute(), storage
         self._parent, self._child = parent, child
         self.runs: dict[Key, str] = {}
         self.experiment_id: str | None = None
@@ -101,15 +107,27 @@ class StudyStore:
             self.doubt()  # a last look for runs that were made twice
         run_id = self._run_id(event["trial"])
         if event["what"] == "artifacts":
-            for file in event["files"]:
-                path = (self._root / file).resolve()
-                if not (path.is_file() and path.is_relative_to(self._root)):
-                    raise UselessError(f"there is no file {file} in the study's folder")
-                self._client.log_artifact(run_id, str(path), event["folder"])
+            self._send_artifacts(run_id, event)
         else:
             self._client.log_batch(run_id, tags=_tags(event["tags"]))
         if event["what"] == "end":
             self._client.set_terminated(run_id, event["status"], event["time_ms"])
+
+    def _send_artifacts(self, run_id: str, event: Event) -> None:
+        paths = [self._root / file for file in event["files"]]
+        if event.get("step") is not None:
+            age = time.time() - event["time_ms"] / 1000
+            wait_for(self._storage, RunFolder(paths[0].parent), event["step"], WORKER_SECONDS - age)
+        for path in paths:
+            if not path.resolve().is_relative_to(self._root.resolve()):
+                raise UselessError(f"{path} is not in the study's folder")
+            try:
+                with self._storage.present(path):
+                    if not path.is_file():
+                        raise FileNotFoundError
+                    self._client.log_artifact(run_id, str(path), event["folder"])
+            except FileNotFoundError:
+                raise UselessError(f"there is no file {path.name} in {path.parent}") from None
 
     def _send_start(self, event: Event) -> None:
         number = event["trial"]

@@ -12,6 +12,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 
+from study.storage import Storage
 from study.tracking.names import NOTE, NUMBER, OUTCOME, PARENT_RUN, REASON, STATUS, Key, Outcome, Role
 from study.tracking.spool import Event, Spool, last_sent
 from study.tracking.store import StudyStore, UselessError
@@ -46,12 +47,19 @@ class StudyWriter:
     """
 
     def __init__(
-        self, client: MlflowClient, experiment: str, spool: Path, parent: Role = Role.STUDY, child: Role = Role.TRIAL
+        self,
+        client: MlflowClient,
+        experiment: str,
+        spool: Path,
+        storage: Storage | None = None,
+        parent: Role = Role.STUDY,
+        child: Role = Role.TRIAL,
     ) -> None:
         self._experiment, self._root = experiment, spool.parent
         self._parent, self._child = parent, child
         self._spool = Spool(spool)
-        self._store = StudyStore(client, experiment, self._root, parent, child)
+        storage = storage or Storage(str(self._root.parent))
+        self._store = StudyStore(client, experiment, self._root, storage, parent, child)
         self.said: defaultdict[Key, Said] = defaultdict(Said)
         for event in self._spool.past:
             self._note(event)
@@ -94,10 +102,13 @@ class StudyWriter:
         """Sets tags of a trial's run."""
         self._put(number, "tags", tags=tags)
 
-    def artifacts(self, number: Key, files: Sequence[Path], folder: str | None = None) -> None:
-        """Uploads files, which lie beside the spool or below it, as they are when they are sent."""
+    def artifacts(self, number: Key, files: Sequence[Path], folder: str | None = None, step: int | None = None) -> None:
+        """Uploads files, which lie beside the spool or below it, as they are when they are sent.
+
+        Those of a trial's folder are sent as they are when the storage has its evaluation of the step.
+        """
         names = [str(file.relative_to(self._root)) for file in files]  # the study's folder may be moved
-        self._put(number, "artifacts", files=names, folder=folder)
+        self._put(number, "artifacts", files=names, folder=folder, step=step)
 
     def end_trial(self, number: Key, outcome: Outcome, reason: str | None = None) -> None:
         """Closes a trial's run with its outcome."""

@@ -7,13 +7,13 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 # Ray reads these: no output but ours, no files but ours, Ctrl-C is ours, a failed trial's last result may lack the
-# metric, and patience with a trial that is still saving when the next one wants its worker (after the default of two
-# seconds the study would hang).
+# metric, as many workers may start at once as there is room for, and patience with a trial that is still saving when
+# the next one wants its worker (after the default of two seconds the study would hang).
 ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -23,6 +23,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_MAX_PENDING_TRIALS_PG": "100000",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
@@ -32,8 +33,9 @@ for _name, _value in ENVIRONMENT.items():
 import ray  # noqa: E402
 from ray._private import ray_constants  # noqa: E402
 
-from study.config import TrainingConfig  # noqa: E402
-from study.corpus import open_corpus  # noqa: E402
+import model  # noqa: E402
+import search_spaces  # noqa: E402
+import study  # noqa: E402
 from study.errors import UserError  # noqa: E402
 
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -43,11 +45,17 @@ TOKEN = Path.home() / ".ray" / "auth_token"
 
 @dataclass(frozen=True, kw_only=True)
 class Slots:
-    """Where trials run: how many at once, and what each owns. A share of a GPU never spans two."""
+    """Where trials run: how many at once, and what each owns. A share of a GPU never spans two.
+
+    Attributes:
+        count: how many run at once when the study starts.
+        limit: how many may when nodes have joined the cluster; None for as many as it then has room for.
+    """
 
     count: int
     cpus: float
     gpus: float
+    limit: int | None = None
 
     @property
     def resources(self) -> dict[str, float]:
@@ -64,15 +72,11 @@ class Slots:
         """CPU threads that a trial may use."""
         return max(1, int(self.cpus))
 
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """What one trial takes, tried out where trials run."""
-
-    device: str
-    seconds: float
-    kept_bytes: int
-    running_bytes: int
+    def on(self, node: Mapping[str, float]) -> int:
+        """Returns how many trials fit on a node with these resources."""
+        counts = [int(node.get("GPU", 0)) * int(1 / self.gpus)] if self.gpus else []
+        counts += [int(node.get("CPU", 0) / self.cpus + 1e-6)] if self.cpus else []
+        return min(counts, default=0)
 
 
 def start_ray(address: str | None) -> None:
@@ -85,7 +89,7 @@ def start_ray(address: str | None) -> None:
     old_umask = os.umask(0o077)  # Ray's token file is made now
     try:
         # Without an address a plain init would join any Ray that it finds a trace of, dead ones too.
-        more: dict[str, Any] = {"runtime_env": {"env_vars": ENVIRONMENT}} if address else {"include_dashboard": False}
+        more: dict[str, Any] = {"runtime_env": _runtime_env()} if address else {"include_dashboard": False}
         with contextlib.redirect_stderr(io.StringIO()):
             ray.init(
                 address=address or "local",
@@ -115,65 +119,53 @@ def cluster_gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
-def share_out(gpus: int, trials_per_gpu: int, trials: int) -> Slots:
+def alive_nodes() -> list[dict[str, Any]]:
+    """Returns the nodes of the cluster that are alive, as Ray describes them."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def share_out(gpus: int, trials_per_gpu: int, trials: int, *, fixed: bool) -> Slots:
     """Shares GPUs, or with none of them the CPU cores, out over trials.
 
     A trial gets an equal part of its node's cores, fractions of one where there are more trials than cores.
 
+    Args:
+        fixed: whether the study takes so many GPUs and no more, should nodes with others join.
+
     Raises:
         UserError: if the cluster has fewer GPUs than asked for.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    resources = [node["Resources"] for node in alive_nodes()]
     if gpus == 0:
-        cores = sum(int(node.get("CPU", 0)) for node in nodes)
+        cores = sum(int(node.get("CPU", 0)) for node in resources)
         return Slots(count=max(1, min(cores, trials)), cpus=1 if cores else 0, gpus=0)
     if gpus > cluster_gpus():
         raise UserError(
             f"--gpus {gpus}: the Ray cluster has {cluster_gpus()}; give at most that many, or 0 for the CPU"
         )
     share = 1.0 if trials_per_gpu == 1 else math.floor(1e4 / trials_per_gpu) / 1e4  # Ray counts in ten thousandths
-    cpus = min(node.get("CPU", 0) / (node["GPU"] * trials_per_gpu) for node in nodes if node.get("GPU"))
+    cpus = min(node.get("CPU", 0) / (node["GPU"] * trials_per_gpu) for node in resources if node.get("GPU"))
     cpus = float(math.floor(cpus)) if cpus >= 1 else math.floor(cpus * 100) / 100
-    return Slots(count=min(gpus * trials_per_gpu, trials), cpus=cpus, gpus=share)
+    limit = gpus * trials_per_gpu
+    return Slots(count=min(limit, trials), cpus=cpus, gpus=share, limit=limit if fixed else None)
 
 
-def try_out(slots: Slots, training: TrainingConfig, on_cuda: Mapping[str, Any], corpus: Path) -> Estimate:
-    """Trains a few steps where trials will run: says whether torch can use the GPU there, and what a trial takes.
+class Room:
+    """How many trials may run at once in the cluster as it is now: nodes are lost, and others join."""
 
-    Args:
-        on_cuda: the fields of `training` that differ if it can.
-    """
-    remote = ray.remote(num_cpus=slots.cpus, num_gpus=slots.gpus, max_retries=0)(_try_out)
-    training = replace(training, threads=slots.threads)
-    estimate: Estimate = ray.get(remote.remote(slots.gpus > 0, training, dict(on_cuda), corpus))
-    return estimate
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._seen, self._count = -math.inf, 0
+
+    def has_more_than(self, running: int) -> bool:
+        """Whether one more may begin where so many run; looked up at most once a second."""
+        if time.monotonic() - self._seen > 1:
+            self._count = sum(self._slots.on(node["Resources"]) for node in alive_nodes())
+            self._seen = time.monotonic()
+        return running < (self._count if self._slots.limit is None else min(self._count, self._slots.limit))
 
 
-def _try_out(
-    wants_gpu: bool, training: TrainingConfig, on_cuda: dict[str, Any], corpus: Path, updates: int = 8
-) -> Estimate:
-    import torch
-
-    from model.schedules import Constant
-    from study.training import Trainer
-
-    device = "cuda" if wants_gpu and torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        training = replace(training, **on_cuda)
-    training = replace(training, compile=False)  # compiling would take longer than all the rest
-    trainer = Trainer(training, Constant(0.1), open_corpus(corpus), device)
-    trainer.train_steps(2)
-    started = time.perf_counter()
-    trainer.train_steps(updates)
-    per_step = (time.perf_counter() - started) / updates
-    started = time.perf_counter()
-    trainer.validate()
-    per_evaluation = time.perf_counter() - started
-    evaluations = 1 + math.ceil(training.steps / training.eval_interval)
-    parameters = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
-    return Estimate(
-        device=device,
-        seconds=per_step * training.steps + per_evaluation * evaluations,
-        kept_bytes=parameters * 2,  # the best weights, here and in MLflow
-        running_bytes=parameters * 9,  # up to three checkpoints with the optimizer's two moments
-    )
+def _runtime_env() -> dict[str, Any]:
+    """What the workers of a cluster get from here: our code, and what Ray reads. They need our dependencies alone."""
+    packages = [str(Path(package.__path__[0])) for package in (model, search_spaces, study)]
+    return {"env_vars": ENVIRONMENT, "py_modules": packages, "excludes": ["__pycache__"]}

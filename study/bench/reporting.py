@@ -1,0 +1,23 @@
+"""A trial that trains nothing and imports no torch, and reports like a real one."""
+
+import time
+from typing import Any
+
+from ray import tune
+
+REPORTS = 20
+
+
+def report(config: dict[str, Any], interval: float) -> None:
+    """Reports 20 evaluations, some seconds apart, of a loss that depends on the trial's number."""
+    for i in range(REPORTS):
+        time.sleep(interval)
+        loss = 3.0 - 0.05 * i + (config["number"] * 37 % 100) / 1000
+        tune.report(
+            {
+                "step": 10 * i, "progress": i / (REPORTS - 1), "dropout_rate": 0.1, "train_loss": loss,
+                "val_loss": loss, "best_val_loss": loss, "best_step": 10 * i, "learning_rate": 1e-3,
+                "tokens_per_second": 1e5, "train_seconds": float(i),
+                "time_ms": int(time.time() * 1000), "node": "node", "gpu_ids": "0", "pid": 1,
+            }
+        )  # fmt: skip

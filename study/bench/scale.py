@@ -1,0 +1,155 @@
+"""`python -m study.bench.scale`: what many trials cost the driver of a study, by trials that train nothing.
+
+Nodes and GPUs are pretended; Ray, Tune, Optuna and MLflow are the real ones, and so is all of ours but the training.
+"""
+
+import argparse
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from study.bench.reporting import report
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    p = argparse.ArgumentParser(prog="python -m study.bench.scale", description="Measures the driver of a large study.")
+    p.add_argument("--trials", type=int, default=300, metavar="N", help="trials of 20 reports; default 300")
+    p.add_argument("--nodes", type=int, default=8, metavar="N", help="pretended nodes of 8 GPUs; default 8")
+    p.add_argument("--rate", type=float, default=60.0, metavar="X", help="reports a second, in all; default 60")
+    p.add_argument("--tracking-uri", metavar="URI", help="default an SQLite file of its own")
+    args = p.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        uri = args.tracking_uri or f"sqlite:///{folder}/mlflow.db"
+        for line in measure(Path(folder), uri, args.trials, args.nodes, args.rate):
+            print(line, flush=True)
+    return 0
+
+
+def measure(folder: Path, uri: str, trials: int, nodes: int, rate: float) -> Sequence[str]:
+    """Runs a study; returns a table with a line each 100 trials."""
+    import study.cluster  # sets what Ray reads  # isort: skip
+
+    from dataclasses import replace
+
+    import ray
+    from ray.cluster_utils import Cluster
+    from rich.console import Console
+
+    from study.config import PRESETS
+    from study.display import Display
+    from study.layout import StudyConfig, StudyFolder
+    from study.mirror import Mirror
+    from study.recorder import Recorder
+    from study.runner import Stop, run_trials
+    from study.searcher import StudySearcher, ask_known_good_first, open_optuna_study, open_storage
+    from study.storage import Storage
+    from study.tracking.client import connect
+    from study.tracking.writer import StudyWriter
+
+    gpus = 8 * nodes
+    slots = study.cluster.Slots(count=gpus, cpus=0, gpus=1.0, limit=gpus)
+    training = replace(PRESETS["smoke"].training, steps=190)
+    config = StudyConfig(
+        name=f"scale-{time.time_ns()}", space="dynamic_dropout", preset="smoke", trials=trials, sampler="tpe",
+        scheduler="none", seed=1, grace_steps=190, corpus_sha256="", tracking_uri=None, optuna_storage=None,
+        device="cpu", training=training,
+    )  # fmt: skip
+    at = StudyFolder(folder, config.name)
+    at.make()
+    storage = Storage(str(folder))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    for _ in range(nodes):
+        cluster.add_node(num_cpus=8, num_gpus=8, object_store_memory=80_000_000)
+    ray.init(
+        address=cluster.address,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env={"env_vars": study.cluster.ENVIRONMENT},
+    )
+    console = Console(file=(folder / "display").open("w"), width=120)
+    optuna_study = open_optuna_study(open_storage(None, at.journal), config.name, "tpe", 1)
+    ask_known_good_first(optuna_study, config.space)
+    writer = StudyWriter(connect(uri), config.name, at.spool)
+    meter = Meter(writer)
+    with Display(console, trials, training.steps) as display:
+        recorder = Recorder(config, at, Mirror(storage, at.path), writer, display)
+        listener = meter.watch(recorder)
+        writer.start_study({}, {}, "")
+        room = study.cluster.Room(slots)
+        searcher = StudySearcher(optuna_study, config.space, training.steps, listener, room.has_more_than)
+        interval = gpus / rate
+        run_trials(searcher, None, _paced(interval), slots, trials, Stop(None), at.ray)
+    writer.close(600)
+    ray.shutdown()
+    cluster.shutdown()
+    return meter.lines()
+
+
+def _paced(interval: float) -> Any:
+    from ray import tune
+
+    return tune.with_parameters(report, interval=interval)
+
+
+class Meter:
+    """What the driver has used when each further 100 trials had ended, and how late its metrics were in MLflow."""
+
+    def __init__(self, writer: Any) -> None:
+        self._delays: list[float] = []
+        self._rows: list[tuple[int, int, float, int, float]] = []
+        self._reports = self._ended = 0
+        remove, take = writer._spool.remove, writer._spool.take
+        taken: list[Any] = []
+
+        def watching_take(*args: Any, **more: Any) -> Any:
+            taken[:] = take(*args, **more)
+            return list(taken)
+
+        def watching_remove(n: int) -> None:
+            now = time.time() * 1000
+            self._delays += [(now - event["time_ms"]) / 1000 for event in taken[:n] if event["what"] == "metrics"]
+            del taken[:n]
+            remove(n)
+
+        writer._spool.take, writer._spool.remove = watching_take, watching_remove
+
+    def watch(self, recorder: Any) -> Any:
+        """Returns the recorder, which counts from now on."""
+        progressed, ended = recorder.trial_progressed, recorder.trial_ended
+
+        def on_progress(number: int, result: Any) -> None:
+            self._reports += 1
+            progressed(number, result)
+
+        def on_end(*args: Any) -> None:
+            ended(*args)
+            self._ended += 1
+            if self._ended % 100 == 0 or self._ended == 20:
+                self._note()
+
+        recorder.trial_progressed, recorder.trial_ended = on_progress, on_end
+        self._note()
+        return recorder
+
+    def lines(self) -> list[str]:
+        """Returns the table."""
+        out = ["trials  reports  CPU ms a report  RSS MB  kB a trial  latest metric s"]
+        for (n0, r0, c0, m0, _), (n, r, c, m, late) in zip(self._rows, self._rows[1:], strict=False):
+            cpu, memory = (c - c0) / max(1, r - r0) * 1e3, (m - m0) / max(1, n - n0) / 1e3
+            out.append(f"{n:6d} {r:8d} {cpu:16.2f} {m / 1e6:7.0f} {memory:11.0f} {late:16.1f}")
+        return [*out, f"latest metric of all: {max(self._delays, default=0):.1f} s; {len(self._delays)} metrics sent"]
+
+    def _note(self) -> None:
+        times = os.times()
+        rss = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        late = max(self._delays[-2000:], default=0.0)
+        self._rows.append((self._ended, self._reports, times.user + times.system, rss, late))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,190 @@
+"""A study on a Ray cluster of three nodes, with S3, PostgreSQL and an MLflow server behind a login."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+from ray.cluster_utils import Cluster
+
+from study.storage import Storage
+from tests.conftest import Study, run, start
+from tests.services import KEYS, S3, mlflow_with_login, postgres, s3_server, wait_until
+
+pytestmark = pytest.mark.slow
+
+SMOKE = ["--preset", "smoke", "--gpus", "0"]
+STEPS, TRIALS = 1000, 24
+
+
+@dataclass(frozen=True)
+class Services:
+    """Where a study of these tests is kept and shown, and the environment that its driver and its nodes have."""
+
+    s3: S3
+    tracking_uri: str
+
+    @property
+    def env(self) -> dict[str, str]:
+        return KEYS | {"MLFLOW_TRACKING_URI": self.tracking_uri, "TUNE_PRINT_ALL_TRIAL_ERRORS": "1"}
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    folder = tmp_path_factory.mktemp("services")
+    with s3_server(folder) as s3, postgres(folder) as database, mlflow_with_login(folder, s3, database) as uri:
+        yield Services(s3, uri)
+
+
+class Shown(Study):
+    """A study on a server."""
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(tracking_uri=self.output)
+
+
+class Nodes:
+    """A head that runs no trials, and two nodes that do, each with a cache of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "env_vars": dict(KEYS)})
+        self.trials_on = [self.add(), self.add()]
+
+    def add(self) -> Any:
+        cache = self._folder / f"cache-{len(list(self._folder.iterdir()))}"
+        cache.mkdir(parents=True)
+        return self.cluster.add_node(num_cpus=2, env_vars=KEYS | {"XDG_CACHE_HOME": str(cache)})
+
+    @property
+    def address(self) -> str:
+        return str(self.cluster.address)
+
+    def caches(self) -> list[list[str]]:
+        """The names of the corpora in each node's cache."""
+        return [[path.name for path in cache.rglob("*.arrow")] for cache in sorted(self._folder.iterdir())]
+
+    def running(self, node: Any) -> int:
+        """How many actors of trials a node runs."""
+        return sum(a["State"] == "ALIVE" and a["Address"]["NodeID"] == node.node_id for a in self._actors())
+
+    def drivers(self) -> set[str]:
+        """The nodes to which drivers are connected: on one host, Ray takes any of its nodes for the driver's own."""
+        return {actor["OwnerAddress"]["NodeID"] for actor in self._actors()}
+
+    def _actors(self) -> list[dict[str, Any]]:
+        return list(self.cluster.global_state.actor_table(None).values())
+
+
+@pytest.fixture
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    nodes = Nodes(tmp_path_factory.mktemp("nodes"))
+    yield nodes
+    nodes.cluster.shutdown()
+
+
+def test_a_study_loses_a_node_and_gains_another(
+    services: Services, nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir()
+    elsewhere.mkdir()
+    uri = services.s3.uri("judged")
+    arguments = ["-u", "-m", "study.search", *SMOKE, "--name", "judged", "--trials", str(TRIALS), "--steps", str(STEPS)]
+    driver = start([*arguments, "--address", nodes.address, "--storage", uri], here, **services.env)
+    assert driver.stdout is not None
+    said = ""
+    while "completed" not in said:
+        line = driver.stdout.readline()
+        assert line, said + driver.stderr.read()  # type: ignore[union-attr]
+        said += line
+    lost = next(node for node in nodes.trials_on if node.node_id not in nodes.drivers())
+    wait_until(lambda: nodes.running(lost) == 2, "two trials on the node that is to go")
+    nodes.cluster.remove_node(lost, allow_graceful=False)
+    joined = nodes.add()
+    wait_until(lambda: nodes.running(joined) == 2, "two trials on the node that has come")
+    out, err = driver.communicate(timeout=600)
+    said += out
+    assert driver.returncode == 0, said + err
+    assert "failed" not in said, said
+    assert "Traceback" not in said + err
+    assert "secret-of-a-test" not in said + err
+
+    study = Shown(here, "judged", services.tracking_uri)
+    (parent,) = study.runs("study")
+    assert parent.info.status == "FINISHED"
+    trials = study.trials()
+    assert sorted(trials) == list(range(TRIALS))
+    assert len(study.runs("trial")) == TRIALS
+    for trial in trials.values():
+        steps = [step for step, _ in study.history(trial, "val_loss")]
+        assert steps == list(range(0, steps[-1] + 1, 10)), "a curve is unbroken, and has no step twice"
+        assert (steps[-1] == STEPS) == (trial.data.tags["outcome"] == "completed")
+        names = {Path(f.path).name for f in study.client.list_artifacts(trial.info.run_id, "checkpoint")}
+        assert {"model.safetensors", "config.yaml"} <= names
+    assert re.search(r'"GET \S+/resume/step-\d+/state.pt\S* HTTP/1.1" 20', services.s3.log.read_text()), "none resumed"
+    assert all(len(names) == 1 for names in nodes.caches()), "each node has the corpus once"
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "any")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "any")
+    storage = Storage(uri, tmp_path / "copy")
+    left = {path.relative_to(storage.folder / "judged").parts[0] for path in storage.list(storage.folder / "judged")}
+    assert left == {
+        "study.yaml",
+        "optuna.journal",
+        "mlflow.spool",
+        "mlflow.sent",
+        "best_schedule.yaml",
+        "trials.parquet",
+        "trials",
+    }
+    assert not [path for path in storage.list(storage.folder / "judged") if "resume" in path.parts]
+
+    done = run(["-m", "study.export", "--study", "judged"], elsewhere, MLFLOW_TRACKING_URI=services.tracking_uri)
+    assert done.returncode == 0, done.stderr
+    exported = yaml.safe_load((elsewhere / "best_schedule.yaml").read_text())
+    completed = [trial for trial in trials.values() if trial.data.tags["outcome"] == "completed"]
+    assert exported["provenance"]["best_val_loss"] == min(trial.data.metrics["best_val_loss"] for trial in completed)
+
+    # And a fifth place goes on with it, given nothing but where things are.
+    done = run(
+        ["-m", "study.search", "--name", "judged", "--resume", "--trials", "26", "--storage", uri, "--gpus", "0"],
+        elsewhere,
+        **services.env | {"XDG_CACHE_HOME": str(tmp_path / "fifth")},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(study.trials()) == list(range(26))
+
+
+REFUSED = {
+    "local storage": (["--storage", "studies"], {}, "is a local folder (node "),
+    "local tracking": (
+        [],
+        {"MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"},
+        "is a file, and the Ray cluster has 3 nodes: give",
+    ),
+    "no password": ([], {"MLFLOW_TRACKING_URI": "server"}, "MLFLOW_TRACKING_PASSWORD"),
+    "no bucket": (["--storage", "nowhere"], {}, "NO_SUCH_BUCKET"),
+    "no such study": (["--resume"], {}, "there is no study refused in s3://"),
+    "too many GPUs": (["--gpus", "1"], {}, "--gpus 1: the Ray cluster has 0"),
+}
+
+
+def test_what_does_not_work_on_every_node_is_refused(services: Services, nodes: Nodes, tmp_path: Path) -> None:
+    server = re.sub("//.*@", "//", services.tracking_uri)
+    for case, (more, settings, named) in REFUSED.items():
+        (folder := tmp_path / case).mkdir()
+        uris = {"server": server, "nowhere": services.s3.uri("x").replace("studies", "nowhere")}
+        arguments = [*SMOKE, "--name", "refused", "--address", nodes.address, "--storage", services.s3.uri("refused")]
+        arguments += [uris.get(word, word) for word in more]
+        env = services.env | {key: uris.get(value, value) for key, value in settings.items()}
+        done = run(["-m", "study.search", *arguments], folder, **env)
+        assert done.returncode == 2, (case, done.stdout, done.stderr)
+        assert named in done.stderr, (case, done.stderr)
+        assert len(done.stderr.splitlines()) == 1, (case, done.stderr)
+        assert list(folder.iterdir()) == [], case

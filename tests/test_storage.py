@@ -1,0 +1,174 @@
+"""The storage of a study, on a real S3 server: what is in it is whole at any moment, and a trial goes on from it."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from model.schedules import Constant
+from study.config import PRESETS
+from study.corpus import load_corpus
+from study.errors import UserError
+from study.layout import StudyFolder
+from study.mirror import Mirror, open_trial, wait_for
+from study.rows import Labels
+from study.storage import Storage
+from study.training import Trainer
+from tests.services import KEYS, S3, s3_server
+
+TRAINING = PRESETS["smoke"].training
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def storage(server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    for key, value in KEYS.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr("study.folder.CHECKPOINT_SHARE", math.inf)  # one after every evaluation
+    return Storage(server.uri(tmp_path.name), tmp_path / "here")
+
+
+def elsewhere(storage: Storage, folder: Path) -> Storage:
+    """The same storage, as another machine sees it."""
+    return Storage(storage.uri, folder / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("uri", "named"),
+    [
+        ("nope://x", "nope://x: give a folder, or a URI of s3,"),
+        ("s3://key:secret@bucket/x", "s3://***@bucket/x holds a secret"),
+        ("s3://bucket/x?nope=1&endpoint_override=localhost", "nope"),
+        ("s3://?endpoint_override=localhost", "names no bucket"),
+    ],
+)
+def test_uris_that_are_refused(uri: str, named: str) -> None:
+    with pytest.raises(UserError) as error:
+        Storage(uri)
+    assert named in str(error.value)
+    assert "secret@" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_bucket_that_does_not_exist_is_a_users_mistake(server: S3, storage: Storage) -> None:
+    storage.check()
+    with pytest.raises(UserError, match="NO_SUCH_BUCKET"):
+        Storage(server.uri("x").replace("studies", "nowhere")).check()
+
+
+@pytest.mark.slow
+def test_a_folder_and_its_mirror_are_alike(storage: Storage, tmp_path: Path) -> None:
+    study = storage.folder / "study"
+    (study / "trials").mkdir(parents=True)
+    (study / "study.yaml").write_text("a: 1")
+    (study / "optuna.journal").write_bytes(b'{"whole": 1}\n{"ha')
+    (study / "trials" / "x").write_text("not mine")
+    (study / ".part-1").write_text("not ready")
+    with Mirror(storage, study, skip=frozenset({"trials"})).running(60) as mirror:
+        assert mirror.flush(60)
+        (study / "table").write_text("1")
+        (study / "study.yaml").write_text("a: 2")
+        assert mirror.flush(60)
+        (study / "table").unlink()
+    there = elsewhere(storage, tmp_path)
+    copy = there.folder / "study"
+    Mirror(there, copy).fetch()
+    assert {path.name: path.read_text() for path in copy.rglob("*") if path.is_file()} == {
+        "study.yaml": "a: 2",
+        "optuna.journal": '{"whole": 1}\n',
+    }
+
+
+def train(storage: Storage, until: int = TRAINING.steps) -> list[tuple[int, float]]:
+    """Trains trial 7 until a step, and dies there; returns what it said."""
+    said = []
+    with open_trial(storage.uri, "study", 7) as (folder, mirror):
+        trainer = Trainer(TRAINING, Constant(0.2), load_corpus("shakespeare"))
+        for progress in folder.run(trainer, Labels(study="study", trial=7)):
+            mirror.flush()
+            said.append((progress.step, progress.val_loss))
+            if progress.step == until:
+                break
+    return said
+
+
+@pytest.mark.slow
+def test_a_trial_goes_on_elsewhere_bit_for_bit(storage: Storage, tmp_path: Path) -> None:
+    whole = train(Storage(storage.uri.replace("?", "/whole?", 1)))
+    assert [step for step, _ in whole] == list(range(0, 61, 10))
+    assert train(storage, until=30) == whole[:4]
+    assert train(storage) == whole[3:]
+    run = StudyFolder(storage.folder, "study").trial(7)
+    assert wait_for(storage, run, 60)
+    assert [(row["step"], row["val_loss"]) for row in run.rows()] == whole
+    with storage.present(run.weights) as weights:
+        assert weights.stat().st_size > 0
+    assert not run.weights.exists()
+
+
+@pytest.mark.slow
+def test_of_a_damaged_checkpoint_the_one_before_it_is_taken(storage: Storage) -> None:
+    whole = train(storage, until=40)
+    run = StudyFolder(storage.folder, "study").trial(7)
+    newest, older = sorted((path for path in storage.list(run.resume) if path.name == "state.pt"), reverse=True)
+    assert (newest.parent.name, older.parent.name) == ("step-00000040", "step-00000030")
+    storage.fetch(newest)
+    newest.write_bytes(newest.read_bytes()[:-100] + bytes(100))
+    with newest.open("rb") as file:
+        storage.send(file, newest)
+    assert train(storage, until=40) == whole[3:]
+
+
+@pytest.mark.slow
+def test_a_store_that_is_away_holds_up_nothing_and_lacks_nothing_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, value in KEYS.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr("study.mirror.RETRY_SECONDS", 0.2)
+    with s3_server(tmp_path) as server:
+        storage = Storage(server.uri("x"), tmp_path / "here")
+    study = storage.folder / "study"
+    study.mkdir(parents=True)
+    (study / "study.yaml").write_text("a: 1")
+    mirror = Mirror(storage, study)
+    with mirror.running(60):
+        asked = mirror.ask()
+        assert not mirror.flush(1)
+        assert not mirror.has(asked)
+        with s3_server(tmp_path, server.port):
+            assert mirror.flush(60)
+            assert mirror.has(asked)
+            there = elsewhere(storage, tmp_path)
+            Mirror(there, there.folder / "study").fetch()
+    assert (there.folder / "study" / "study.yaml").read_text() == "a: 1"
+
+
+@pytest.mark.slow
+def test_what_is_in_the_store_names_nothing_that_is_not(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks into the store after every single file that is sent, while a trial is written as fast as it can be."""
+    send, seen = Storage.send, set()
+    run = StudyFolder(storage.folder, "study").trial(7)
+
+    def looked_at(self: Storage, file: object, path: Path) -> None:
+        send(self, file, path)  # type: ignore[arg-type]
+        names = {str(path.relative_to(self.folder)) for path in self.list(self.folder / "study")}
+        for name in names:
+            if name.endswith("manifest.json"):
+                assert name.replace("manifest.json", "state.pt") in names
+            if name.endswith("metrics.jsonl"):
+                assert name.replace("metrics.jsonl", "model.safetensors") in names
+        seen.update(names)
+
+    monkeypatch.setattr(Storage, "send", looked_at)
+    monkeypatch.setattr("study.mirror.PAUSE_SECONDS", 0)
+    monkeypatch.setattr("study.mirror.SHARE", 0.99)
+    train(storage)
+    assert sum(name.endswith("manifest.json") for name in seen) >= 2
+    assert storage.holds(run.weights)
