@@ -140,6 +140,8 @@ def test_a_study_loses_a_node_and_gains_another(
         "mlflow.spool",
         "mlflow.sent",
         "best_schedule.yaml",
+        "report.html",
+        "figures",
         "trials.parquet",
         "trials",
     }

@@ -56,7 +56,7 @@ def states(journal: Path) -> list[TrialState]:
 def test_a_trial_knows_with_how_many_it_ever_shared_a_gpu(journal: Path) -> None:
     def session(trials_per_gpu: int, *ids: str) -> None:
         study = open_optuna_study(open_storage(None, journal), "study", "tpe", seed=1)
-        searcher = StudySearcher(study, "constant", 100, Notes(), trials_per_gpu)
+        searcher = StudySearcher(study, "constant", 100, Notes(), trials_per_gpu=trials_per_gpu)
         for trial_id in ids:
             searcher.suggest(trial_id)
 
