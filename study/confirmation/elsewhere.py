@@ -1,5 +1,6 @@
 """Runs that were made elsewhere, by `study.train --output`, judged as a confirmation's. Needs no Ray and no MLflow."""
 
+import json
 import os
 import re
 from collections import Counter
@@ -25,6 +26,7 @@ from study.display import describe
 from study.errors import UserError
 from study.evaluation import windows
 from study.folder import RunFolder
+from study.rows import SCHEMA
 from study.schedule_file import read_schedule_file
 from study.training import Trainer
 
@@ -112,9 +114,11 @@ def _read(path: Path) -> Run:
     file = read_schedule_file(folder.config)
     if file.training is None:
         raise UserError(f"--runs {path}: its config.yaml has no training config, so it is not study.train's")
-    try:
-        folder.rows()
-    except (OSError, ValueError) as error:
+    try:  # a trial's damaged line is passed over, since the trial is trained again; these runs are not
+        lines = folder.metrics.read_bytes().splitlines() if folder.metrics.exists() else []
+        if any(json.loads(line).keys() != set(SCHEMA.names) for line in lines):
+            raise ValueError("not only evaluations")
+    except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"--runs {path}: {folder.metrics.name} is damaged ({error})") from None
     return Run(folder=folder, schedule=file.schedule, training=file.training, measures=Measures.read(path))
 
