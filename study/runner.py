@@ -104,6 +104,10 @@ class Deaths(tune.Callback):
         """Takes the last death."""
         if self._stop.stop_all():
             return
+        if trial.should_recover():  # Tune has heard of one death twice, and gives up what it has just begun again
+            log.warning("trial %d: its worker died: it is begun again from the last checkpoint", trial.config["number"])
+            self._searcher.on_trial_lost(trial.trial_id)
+            return
         known = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else "nothing is known of it"
         self._searcher.on_trial_error(trial.trial_id, known)
 
@@ -122,12 +126,13 @@ def run_trials(
     `trial` is what Tune runs for each, given its config. Raises whatever keeps the study from going on.
     """
     stop.searcher = searcher
+    searcher.trials = trials
     tuner = tune.Tuner(
         tune.with_resources(trial, slots.resources),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,
-            num_samples=trials,
+            num_samples=-1,  # the searcher knows when it is over: a trial may have to be begun again
             reuse_actors=True,  # a new process for every trial would import torch for seconds
             trial_name_creator=_trial_id,
             trial_dirname_creator=_trial_id,

@@ -1,7 +1,9 @@
 """What Optuna is asked and told: the adapter between its study, which is the truth, and Ray Tune."""
 
+import itertools
+import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -100,8 +102,8 @@ class StudySearcher(Searcher):
     Trials found unfinished are given first, as they are. Trials that are neither completed, nor stopped by the
     scheduler, nor failed, when Tune ends, stay unfinished, for --resume. Nothing of it lives in Ray's files.
 
-    `broken` is why the session cannot go on, as a full disk; then nothing more is asked or told, since what Tune would
-    say of the trials after that is not true of them.
+    `trials` is how many it gives in all. `broken` is why the session cannot go on, as a full disk; then nothing more is
+    asked or told, since what Tune would say of the trials after that is not true of them.
 
     Args:
         may_begin: is asked before each, with the number of those that run; while it says no, Tune gets none.
@@ -122,15 +124,19 @@ class StudySearcher(Searcher):
         self._trials_per_gpu = trials_per_gpu
         self._study, self._space, self._steps, self._listener = study, space, steps, listener
         self.broken: BaseException | None = None
+        self.trials: float = math.inf
+        self._given = 0
         self._may_begin, self._mirror = may_begin, mirror
         self._next: tuple[optuna.Trial, int] | None = None  # asked, and not given yet
-        self._unfinished = iter(unfinished(study))
+        self._unfinished: Iterator[FrozenTrial] = iter(unfinished(study))
         self._numbers: dict[str, int] = {}  # by Tune's trial id
         self._trials: dict[int, optuna.Trial] = {}
         self._last: dict[int, Mapping[str, Any]] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Returns the config of the next trial; None if none may begin now."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        """Returns the config of the next trial; None if none may begin now, FINISHED when `trials` have ended."""
+        if self._given >= self.trials:
+            return None if self._numbers else Searcher.FINISHED
         return self._unless_broken(lambda: self._suggest(trial_id))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -146,6 +152,12 @@ class StudySearcher(Searcher):
         """Tells Optuna that a trial's worker has died for good."""
         reason = "its worker died, again and again, without a new checkpoint"
         self._unless_broken(lambda: self._end(self._numbers.pop(trial_id), Outcome.FAILED, reason, traceback))
+
+    def on_trial_lost(self, trial_id: str) -> None:
+        """Takes back a trial that has no end, to give it again."""
+        number = self._numbers.pop(trial_id)
+        self._unfinished = itertools.chain([t for t in unfinished(self._study) if t.number == number], self._unfinished)
+        self._given -= 1
 
     def save(self, checkpoint_path: str) -> None:
         """Saves nothing: the Optuna study is the truth."""
@@ -173,6 +185,7 @@ class StudySearcher(Searcher):
         if self._mirror and not self._mirror.has(asked):
             return None
         self._next = None
+        self._given += 1
         schedule = trial.user_attrs[SCHEDULE]
         number = trial.number
         self._numbers[trial_id], self._trials[number] = number, trial

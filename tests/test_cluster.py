@@ -27,17 +27,18 @@ class Services:
 
     s3: S3
     tracking_uri: str
+    cache: Path
 
     @property
     def env(self) -> dict[str, str]:
-        return KEYS | {"MLFLOW_TRACKING_URI": self.tracking_uri, "TUNE_PRINT_ALL_TRIAL_ERRORS": "1"}
+        return KEYS | {"MLFLOW_TRACKING_URI": self.tracking_uri, "XDG_CACHE_HOME": str(self.cache)}
 
 
 @pytest.fixture(scope="module")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     folder = tmp_path_factory.mktemp("services")
     with s3_server(folder) as s3, postgres(folder) as database, mlflow_with_login(folder, s3, database) as uri:
-        yield Services(s3, uri)
+        yield Services(s3, uri, folder / "cache")
 
 
 class Shown(Study):

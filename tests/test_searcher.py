@@ -10,6 +10,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
 
 from model.schedules import from_dict
 from search_spaces import KNOWN_GOOD, SPACES
@@ -209,3 +210,46 @@ def test_asha_judges_a_resumed_trial_by_the_loss_that_it_had_at_its_rung(journal
     asha.remember(open_optuna_study(open_storage(None, journal), "study", "tpe", seed=1))
     assert not asha_stops(asha, "resumed", 40, 1.5, number=1)  # it passed rung 20 then, at 2.5
     assert asha_stops(asha, "new", 20, 2.4), "the rung's better third is 2.17 and below, not 1.7"
+
+
+def test_a_trial_that_tune_lost_is_given_again_and_the_search_ends_when_all_have(journal: Path) -> None:
+    searcher, _ = make(journal)
+    searcher.trials = 2
+    configs = [searcher.suggest(f"t{i}") for i in range(2)]
+    searcher.on_trial_result("t0", result(20))
+    assert searcher.suggest("t2") is None, "two have begun, and none has ended"
+    searcher.on_trial_lost("t0")
+    assert searcher.suggest("u0") == configs[0]
+    searcher.on_trial_complete("u0", result(100))
+    assert searcher.suggest("t3") is None
+    searcher.on_trial_complete("t1", result(100))
+    assert searcher.suggest("t4") == Searcher.FINISHED
+    assert states(journal)[:2] == [TrialState.COMPLETE] * 2
+
+
+def test_no_trial_begins_without_room_or_before_the_storage_knows_its_number(journal: Path) -> None:
+    class Kept:
+        asked, known = 0, 0
+
+        def ask(self) -> int:
+            self.asked += 1
+            return self.asked
+
+        def has(self, asked: int) -> bool:
+            return self.known >= asked
+
+    searcher, _ = make(journal)
+    room, kept = 1, Kept()
+    searcher._may_begin, searcher._mirror = lambda running: running < room, kept  # type: ignore[assignment]
+    assert searcher.suggest("t0") is None
+    assert searcher.suggest("t0") is None
+    assert kept.asked == 1, "one trial was asked for, and it waits"
+    kept.known = 1
+    config = searcher.suggest("t0")
+    assert isinstance(config, dict)
+    assert config["number"] == 0
+    assert searcher.suggest("t1") is None
+    assert kept.asked == 1, "there is no room for another"
+    room = 2
+    searcher.suggest("t1")
+    assert kept.asked == 2
