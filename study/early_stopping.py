@@ -36,11 +36,17 @@ class SparingASHA(ASHAScheduler):
         )
         self._steps = steps
         self._past: dict[int, dict[int, float]] = {}
+        self._ids: dict[int, str] = {}  # Tune's newest of each trial, by its number
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Takes a trial; one of an earlier session passed its rungs then, at the losses that it had then."""
+        """Takes a trial; one begun again passed its rungs before, at the losses that it had then."""
         super().on_trial_add(tune_controller, trial)
-        self._fill_rungs(trial, self._past.pop(trial.config["number"], {}))
+        number = trial.config["number"]
+        self._fill_rungs(trial, self._past.pop(number, {}))
+        before, self._ids[number] = self._ids.get(number), trial.trial_id
+        for _, recorded in self._brackets[0]._rungs:
+            if before in recorded:
+                recorded[trial.trial_id] = recorded.pop(before)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Returns whether the trial goes on."""

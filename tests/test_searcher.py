@@ -170,8 +170,11 @@ def test_a_trial_whose_driver_died_early_gets_the_same_parameters(journal: Path)
     assert len(states(journal)) == 5
 
 
-def asha_stops(asha: SparingASHA, name: str, step: int, loss: float, protected: bool = False, number: int = 99) -> bool:
-    trial: Any = SimpleNamespace(trial_id=name, config={"protected": protected, "number": number})
+def asha_stops(
+    asha: SparingASHA, name: str, step: int, loss: float, protected: bool = False, number: int | None = None
+) -> bool:
+    config = {"protected": protected, "number": name if number is None else number}
+    trial: Any = SimpleNamespace(trial_id=name, config=config)
     if name not in asha._trial_info:
         asha.on_trial_add(SimpleNamespace(), trial)
     return bool(asha.on_trial_result(SimpleNamespace(), trial, result(step, loss)) == TrialScheduler.STOP)
@@ -210,6 +213,15 @@ def test_asha_judges_a_resumed_trial_by_the_loss_that_it_had_at_its_rung(journal
     asha.remember(open_optuna_study(open_storage(None, journal), "study", "tpe", seed=1))
     assert not asha_stops(asha, "resumed", 40, 1.5, number=1)  # it passed rung 20 then, at 2.5
     assert asha_stops(asha, "new", 20, 2.4), "the rung's better third is 2.17 and below, not 1.7"
+
+
+def test_asha_counts_a_trial_that_is_begun_again_once() -> None:
+    asha = SparingASHA(100, 20)
+    for name, loss in (("a", 2.0), ("b", 1.9), ("lost", 1.8)):
+        asha_stops(asha, name, 20, loss, number=ord(name[0]))
+    assert not asha_stops(asha, "again", 30, 1.5, number=ord("l")), "it passed rung 20 before"
+    (recorded,) = [recorded for milestone, recorded in asha._brackets[0]._rungs if milestone == 20]
+    assert recorded == {"a": -2.0, "b": -1.9, "again": -1.8}
 
 
 def test_a_trial_that_tune_lost_is_given_again_and_the_search_ends_when_all_have(journal: Path) -> None:

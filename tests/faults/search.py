@@ -14,7 +14,7 @@ from unittest.mock import patch
 import optuna
 from optuna.storages.journal import JournalFileBackend
 
-from study import runner, session
+from study import session, trial
 from study.errors import exit_status
 from study.layout import StudyFolder
 from study.search import main
@@ -87,7 +87,7 @@ MOMENTS = {
 if __name__ == "__main__":
     with ExitStack() as stack:
         if os.environ.get("FAULTS"):
-            stack.enter_context(patch.object(runner, "run_trial", workers.run_trial))
+            stack.enter_context(patch.object(trial, "run_trial", workers.run_trial))
         if os.environ.get("DIES"):
             stack.enter_context(MOMENTS[os.environ["DIES"]]())
         if os.environ.get("FAULTS") == "clock":

@@ -177,7 +177,7 @@ FAULTS: Mapping[str, Mapping[int, Fault]] = {
 def run_trial(config: dict[str, Any], job: Job) -> None:
     """Runs a trial as ever, with what is to happen to it according to the environment variable FAULTS."""
     fault = FAULTS[os.environ["FAULTS"]].get(config["number"])
-    marks = job.storage / job.study / "trials" / f"{config['number']:05d}"
+    marks = Path(job.storage, job.study, "trials", f"{config['number']:05d}")
     marks.mkdir(parents=True, exist_ok=True)
     with patch.object(folder, "CHECKPOINT_SHARE", math.inf), fault(marks) if fault else nullcontext():
         trial.run_trial(config, job)
