@@ -96,27 +96,33 @@ def test_a_study_loses_a_node_and_gains_another(
     here.mkdir()
     elsewhere.mkdir()
     uri = services.s3.uri("judged")
-    arguments = ["-u", "-m", "study.search", *SMOKE, "--name", "judged", "--trials", str(TRIALS), "--steps", str(STEPS)]
+    arguments = ["-m", "study.search", *SMOKE, "--name", "judged", "--trials", str(TRIALS), "--steps", str(STEPS)]
     driver = start([*arguments, "--address", nodes.address, "--storage", uri], here, **services.env)
-    assert driver.stdout is not None
-    said = ""
-    while "completed" not in said:
-        line = driver.stdout.readline()
-        assert line, said + driver.stderr.read()  # type: ignore[union-attr]
-        said += line
+    for key, value in KEYS.items():
+        monkeypatch.setenv(key, value)
+    storage = Storage(uri, tmp_path / "copy")
+    study = Shown(here, "judged", services.tracking_uri)
+
+    def four_could_go_on() -> bool:
+        assert driver.poll() is None, driver.communicate()
+        kept = {path.parts[-4] for path in storage.list(storage.folder / "judged") if path.name == "manifest.json"}
+        if len(kept) < 4:
+            return False
+        running = {f"{number:05d}" for number, trial in study.trials().items() if trial.info.status == "RUNNING"}
+        return len(running) == 4 and running <= kept
+
+    wait_until(four_could_go_on, "four trials that run, and a checkpoint of each in the bucket")
     lost = next(node for node in nodes.trials_on if node.node_id not in nodes.drivers())
-    wait_until(lambda: nodes.running(lost) == 2, "two trials on the node that is to go")
+    assert nodes.running(lost) == 2
     nodes.cluster.remove_node(lost, allow_graceful=False)
     joined = nodes.add()
     wait_until(lambda: nodes.running(joined) == 2, "two trials on the node that has come")
-    out, err = driver.communicate(timeout=600)
-    said += out
+    said, err = driver.communicate(timeout=600)
     assert driver.returncode == 0, said + err
     assert "failed" not in said, said
     assert "Traceback" not in said + err
     assert "secret-of-a-test" not in said + err
 
-    study = Shown(here, "judged", services.tracking_uri)
     (parent,) = study.runs("study")
     assert parent.info.status == "FINISHED"
     trials = study.trials()
@@ -131,9 +137,6 @@ def test_a_study_loses_a_node_and_gains_another(
     assert re.search(r'"GET \S+/resume/step-\d+/state.pt\S* HTTP/1.1" 20', services.s3.log.read_text()), "none resumed"
     assert all(len(names) == 1 for names in nodes.caches()), "each node has the corpus once"
 
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "any")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "any")
-    storage = Storage(uri, tmp_path / "copy")
     left = {path.relative_to(storage.folder / "judged").parts[0] for path in storage.list(storage.folder / "judged")}
     assert left == {
         "study.yaml",
