@@ -11,24 +11,47 @@ from study.tracking.client import check, connect
 from study.tracking.names import Outcome
 from study.tracking.reader import TrackedStudy
 from study.tracking.spool import Spool
-from study.tracking.writer import StudyWriter
+from study.tracking.writer import StudyWriter, in_order
 from study.uris import HIDDEN, kept, redacted
+
+
+def waiting(spool: Spool, limit: int = 10) -> list[int]:
+    return [event["i"] for _, event in spool.take(limit, timeout=0)]
 
 
 def test_spool_keeps_what_is_not_sent(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "x.spool")
     for i in range(5):
         spool.put({"i": i})
-    assert [e["i"] for e in spool.take(3, timeout=0)] == [0, 1, 2]
-    spool.remove(2)
+    assert waiting(spool, 3) == [0, 1, 2]
+    spool.remove([0, 1])
     spool.close()
     again = Spool(tmp_path / "x.spool")
-    assert [e["i"] for e in again.take(10, timeout=0)] == [2, 3, 4]
+    assert waiting(again) == [2, 3, 4]
     again.put({"i": 5})
-    again.remove(4)
+    again.remove(range(2, 6))
     assert again.wait_empty(0)
     again.close()
-    assert Spool(tmp_path / "x.spool").take(10, timeout=0) == []
+    assert waiting(Spool(tmp_path / "x.spool")) == []
+
+
+def test_what_is_sent_out_of_order_is_not_given_again_unless_the_process_dies(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "x.spool")
+    for i in range(5):
+        spool.put({"i": i})
+    spool.remove([1, 3])
+    assert waiting(spool, 2) == [0, 2]
+    spool.close()
+    assert waiting(Spool(tmp_path / "x.spool")) == [0, 1, 2, 3, 4]
+    spool = Spool(tmp_path / "x.spool")
+    spool.remove([1, 3])
+    spool.remove([0])
+    assert waiting(spool) == [2, 4]
+    spool.rewind()
+    assert waiting(spool) == [0, 1, 2, 3, 4]
+    spool.remove([0, 1])
+    spool.close()
+    assert waiting(Spool(tmp_path / "x.spool")) == [2, 3, 4]
 
 
 def test_spool_forgets_half_a_line(tmp_path: Path) -> None:
@@ -39,9 +62,22 @@ def test_spool_forgets_half_a_line(tmp_path: Path) -> None:
         file.write(b'{"i": 1')  # the process died while it wrote
     again = Spool(tmp_path / "x.spool")
     again.put({"i": 2})
-    assert [e["i"] for e in again.take(10, timeout=0)] == [0, 2]
+    assert waiting(again) == [0, 2]
     again.close()
-    assert [e["i"] for e in Spool(tmp_path / "x.spool").take(10, timeout=0)] == [0, 2]
+    assert waiting(Spool(tmp_path / "x.spool")) == [0, 2]
+
+
+def test_metrics_of_a_run_go_together_and_wait_for_no_files() -> None:
+    said = ["-1 start", "0 start", "1 start", "0 metrics", "1 metrics", "0 metrics", "0 artifacts", "0 end"]
+    said += ["1 metrics", "2 start", "2 metrics", "1 tags", "1 metrics", "1 artifacts", "1 artifacts", "2 metrics"]
+    said += ["-1 end"]
+    events = [{"trial": int(words.split()[0]), "what": words.split()[1]} for words in said]
+    now, later = in_order(enumerate(events))
+    assert [list(group) for group in now] == [[0], [1], [2], [3, 5], [4, 8], [9], [10, 15], [11], [12]]
+    assert [list(group) for group in later] == [[6], [13]]
+    left = [(place, event) for place, event in enumerate(events) if place in (7, 14, 16)]
+    now, later = in_order(left)
+    assert [list(group) for group in now + later] == [[7], [14]]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,20 +103,14 @@ class Meter:
         self._delays: list[float] = []
         self._rows: list[tuple[int, int, float, int, float]] = []
         self._reports = self._ended = 0
-        remove, take = writer._spool.remove, writer._spool.take
-        taken: list[Any] = []
+        remove = writer._spool.remove
 
-        def watching_take(*args: Any, **more: Any) -> Any:
-            taken[:] = take(*args, **more)
-            return list(taken)
-
-        def watching_remove(n: int) -> None:
+        def watching(group: Mapping[int, Any]) -> None:
             now = time.time() * 1000
-            self._delays += [(now - event["time_ms"]) / 1000 for event in taken[:n] if event["what"] == "metrics"]
-            del taken[:n]
-            remove(n)
+            self._delays += [(now - e["time_ms"]) / 1000 for e in group.values() if e["what"] == "metrics"]
+            remove(group)
 
-        writer._spool.take, writer._spool.remove = watching_take, watching_remove
+        writer._spool.remove = watching
 
     def watch(self, recorder: Any) -> Any:
         """Returns the recorder, which counts from now on."""

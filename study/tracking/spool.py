@@ -6,7 +6,8 @@ import logging
 import os
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ Event = dict[str, Any]
 class Spool:
     """Events as lines, each a checksum and JSON, appended by one thread and taken by another. None is ever erased.
 
-    How far they were sent is kept in a second file, after the sending: a crash between the two sends the last events
-    again, which must do no harm. `past` has all events that were put before, sent or not; a line that is damaged is
-    left out, and this is said.
+    They may be sent out of their order. Up to where all were sent is kept in a second file, after the sending: a crash
+    sends some events again, which must do no harm. `past` has all events that were put before, sent or not; a line that
+    is damaged is left out, and this is said.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,6 +32,7 @@ class Spool:
         self._all = _events(path, raw[: self._end])
         self._sent = min(_offset(self._sent_path), self._end)
         self._next = sum(end <= self._sent for end, _ in self._all)
+        self._ahead: set[int] = set()  # places of those that were sent while an older one was not
         self.past: Sequence[Event] = [event for _, event in self._all]
         self._file = path.open("r+b", buffering=0)
         self._file.truncate(self._end)
@@ -58,22 +60,30 @@ class Spool:
             self._all.append((self._end, event))
             self._changed.notify_all()
 
-    def take(self, limit: int, timeout: float) -> Sequence[Event]:
-        """Returns the oldest events, at most `limit`, without removing them; waits for one up to `timeout` seconds."""
+    def take(self, limit: int, timeout: float) -> list[tuple[int, Event]]:
+        """Returns the oldest events that are not sent, at most `limit`, by their places; waits for one up to `timeout`
+        seconds."""
         with self._changed:
             self._changed.wait_for(self._is_waiting, timeout)
-            return [event for _, event in self._all[self._next : self._next + limit]]
+            waiting = (i for i in range(self._next, len(self._all)) if i not in self._ahead)
+            return [(i, self._all[i][1]) for i in islice(waiting, limit)]
 
-    def remove(self, n: int) -> None:
-        """Removes the `n` oldest events: they were sent."""
+    def remove(self, places: Iterable[int]) -> None:
+        """Removes the events at these places: they were sent."""
         with self._changed:
-            self._next += n
-            self._note_sent(self._all[self._next - 1][0])
+            self._ahead.update(places)
+            before = self._next
+            while self._next in self._ahead:
+                self._ahead.remove(self._next)
+                self._next += 1
+            if self._next > before:
+                self._note_sent(self._all[self._next - 1][0])
 
     def rewind(self) -> None:
         """Takes all events as not sent: who had them has lost them."""
         with self._changed:
             self._next = 0
+            self._ahead.clear()
             self._note_sent(0)
 
     def wait_empty(self, timeout: float) -> bool:

@@ -27,6 +27,10 @@ class UselessError(Exception):
     """What could never be sent."""
 
 
+class TooEarlyError(Exception):
+    """What can be sent when a worker has written it."""
+
+
 class StudyStore:
     """The runs of a study in its experiment, which no one else writes.
 
@@ -40,6 +44,7 @@ class StudyStore:
         self._parent, self._child = parent, child
         self.runs: dict[Key, str] = {}
         self.experiment_id: str | None = None
+        self._awaited: dict[tuple[Key, int], float] = {}  # since when files of a run at a step are
 
     def ask(self) -> None:
         """Asks the store, once, which runs it has.
@@ -75,6 +80,7 @@ class StudyStore:
 
         Raises:
             UselessError: if the store answers, but never takes this.
+            TooEarlyError: if the storage still lacks what is to be sent.
             Exception: whatever a store raises that is away.
         """
         try:
@@ -116,8 +122,10 @@ class StudyStore:
     def _send_artifacts(self, run_id: str, event: Event) -> None:
         paths = [self._root / file for file in event["files"]]
         if event.get("step") is not None:
-            age = time.time() - event["time_ms"] / 1000
-            wait_for(self._storage, RunFolder(paths[0].parent), event["step"], WORKER_SECONDS - age)
+            since = self._awaited.setdefault((event["trial"], event["step"]), time.monotonic())
+            is_there = wait_for(self._storage, RunFolder(paths[0].parent), event["step"], seconds=0)
+            if not is_there and time.monotonic() - since < WORKER_SECONDS:
+                raise TooEarlyError
         for path in paths:
             if not path.resolve().is_relative_to(self._root.resolve()):
                 raise UselessError(f"{path} is not in the study's folder")

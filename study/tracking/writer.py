@@ -4,9 +4,8 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,14 @@ from mlflow import MlflowClient
 from study.storage import Storage
 from study.tracking.names import NOTE, NUMBER, OUTCOME, PARENT_RUN, REASON, STATUS, Key, Outcome, Role
 from study.tracking.spool import Event, Spool, last_sent
-from study.tracking.store import StudyStore, UselessError
+from study.tracking.store import StudyStore, TooEarlyError, UselessError
 from study.uris import redacted
 
 log = logging.getLogger(__name__)
-BATCH = 200
+BATCH = 1000
 RETRY_SECONDS = 5.0
+LOOK_SECONDS = 0.3
+"""Between two looks for files that workers still write."""
 
 
 @dataclass
@@ -150,15 +151,17 @@ class StudyWriter:
 
     def _send_all(self) -> None:
         while not self._stop.is_set():
-            events = self._spool.take(BATCH, timeout=0.5)
-            if events and not self._ready():
+            waiting = self._spool.take(BATCH, timeout=0.5)
+            if not waiting or not self._ready():
                 continue
-            # Metrics of one run go together; everything else alone, so that what MLflow refuses takes nothing with it.
-            for _, same in groupby(enumerate(events), key=_group):
-                group = [event for _, event in same]
-                if not self._sent(group):
+            now, later = in_order(waiting)
+            if not all(self._sent(group) for group in now):
+                continue
+            for group in later:  # until one is sent: then there may be new metrics
+                if self._sent(group) or self._failing:
                     break
-                self._spool.remove(len(group))
+            else:
+                self._stop.wait(LOOK_SECONDS if later else 0)
 
     def _ready(self) -> bool:
         """Whether the store answers; one that has lost the study, or never had it, is to be sent all of it, once."""
@@ -173,10 +176,13 @@ class StudyWriter:
             return False
         return True
 
-    def _sent(self, events: list[Event]) -> bool:
-        """Sends events once; True if that is over with, False if they are to be sent again after a pause."""
+    def _sent(self, group: Mapping[int, Event]) -> bool:
+        """Sends events once; True if that is over with, False if they are to be sent again."""
+        events = list(group.values())
         try:
             self._store.send(events)
+        except TooEarlyError:
+            return False
         except UselessError as error:
             what = f"{events[0]['what']} of trial {events[0]['trial']}"
             log.warning("MLflow cannot take the %s, which is left out: %s", what, _line(error))
@@ -186,6 +192,7 @@ class StudyWriter:
         if self._failing:
             log.warning("MLflow answers again")
         self._failing = False
+        self._spool.remove(group)
         return True
 
     def _wait(self, error: Exception) -> None:
@@ -196,9 +203,34 @@ class StudyWriter:
         self._stop.wait(RETRY_SECONDS)
 
 
-def _group(numbered: tuple[int, Event]) -> tuple[str, Key]:
-    i, event = numbered
-    return ("metrics", event["trial"]) if event["what"] == "metrics" else ("alone", i)
+def in_order(waiting: Iterable[tuple[int, Event]]) -> tuple[list[dict[int, Event]], list[dict[int, Event]]]:
+    """Returns what is to be sent one after the other, and then what may be sent in any order, each by its places.
+
+    Metrics of one run go together, whatever was said of others meanwhile; all else goes alone, so that what MLflow
+    refuses takes nothing with it. Files take long, and metrics are not to wait for them: the first of a run's files,
+    and nothing that was said of the run after them, may be sent later. The study's own end waits for all the rest.
+    """
+    now: list[dict[int, Event]] = []
+    later: list[dict[int, Event]] = []
+    together: dict[Key, dict[int, Event]] = {}
+    held: set[Key] = set()
+    for place, event in waiting:
+        number, what = event["trial"], event["what"]
+        if number in held:
+            continue
+        if what == "artifacts":
+            held.add(number)
+            later.append({place: event})
+        elif what == "end" and number == PARENT_RUN and later:
+            held.add(number)
+        elif what == "metrics" and number in together:
+            together[number][place] = event
+        else:
+            now.append({place: event})
+            together.pop(number, None)
+            if what == "metrics":
+                together[number] = now[-1]
+    return now, later
 
 
 def _line(error: Exception) -> str:

@@ -120,7 +120,7 @@ def test_damaged_line_of_a_spool_is_noticed(tmp_path: Path, caplog: pytest.LogCa
     spool.close()
     raw = (tmp_path / "x.spool").read_bytes()
     (tmp_path / "x.spool").write_bytes(raw.replace(b'{"i": 1}', b'{"i": 7}'))
-    assert [event["i"] for event in Spool(tmp_path / "x.spool").take(9, timeout=0)] == [0, 2]
+    assert [event["i"] for _, event in Spool(tmp_path / "x.spool").take(9, timeout=0)] == [0, 2]
     assert "damaged at line 2" in caplog.text
 
 
