@@ -39,7 +39,7 @@ from study.runner import Stop, run_trials
 from study.searcher import KNOWN, SCHEDULE, StudySearcher
 from study.session import SEND_SECONDS_AFTER_ERROR
 from study.storage import Storage
-from study.tracking.client import check, connect, tracking_uri
+from study.tracking.client import check, tracking_uri
 from study.tracking.names import PARENT_RUN, Role
 from study.tracking.writer import StudyWriter
 from study.trial import trainable
@@ -105,9 +105,7 @@ class _Session:
 
     def run(self, uri: str) -> int:
         config, folder = self._config, self._folder
-        writer = StudyWriter(
-            connect(uri), config.study, folder.spool, parent=Role.CONFIRMATION, child=Role.CONFIRMATION_RUN
-        )
+        writer = StudyWriter(uri, config.study, folder.spool, parent=Role.CONFIRMATION, child=Role.CONFIRMATION_RUN)
         stop = Stop(None)
         try:
             with stop.on_signals():
