@@ -53,11 +53,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _confirm(name: str, options: ConfirmOptions, given: Mapping[str, Any], console: Console) -> int:
     # torch, MLflow and Ray take seconds to import, one after the other: a mistake does not wait for all of them.
-    from study.confirmation.plan import ConfirmationFolder, make_config
+    from study.confirmation.plan import ConfirmationFolder, fetch, make_config
     from study.layout import StudyFolder
+    from study.storage import Storage
 
-    study = StudyFolder(Path(options.storage), name)
+    storage = Storage(options.storage).apart("confirmations")
+    storage.check()
+    study = StudyFolder(storage.folder, name)
     folder = ConfirmationFolder(study)
+    lock = fetch(storage, study, folder)
     config = make_config(options, given, study, folder)
     from study.confirmation.show import show_verdict
     from study.confirmation.verdict import is_whole, read_verdict
@@ -71,7 +75,7 @@ def _confirm(name: str, options: ConfirmOptions, given: Mapping[str, Any], conso
     from study.session import WarningsTo
 
     logging.getLogger("study").addHandler(WarningsTo(console))
-    return confirm_study(config, folder, options, console)
+    return confirm_study(config, storage, folder, lock, options, console)
 
 
 if __name__ == "__main__":

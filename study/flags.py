@@ -13,18 +13,24 @@ T = TypeVar("T")
 METAVARS = {int: "N", float: "X"}
 
 
+class _Formatter(argparse.HelpFormatter):
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)  # commands keep their lines
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
-def parser(name: str, description: str) -> argparse.ArgumentParser:
-    """Returns an empty parser of `python -m NAME` whose errors are a UserError of one line."""
+def parser(name: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
+    """Returns an empty parser of `python -m NAME` whose errors are a UserError of one line; `epilog` ends its help."""
     return _Parser(
         prog=f"python -m {name}",
         description=description,
+        epilog=epilog,
         allow_abbrev=False,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=110),
+        formatter_class=lambda prog: _Formatter(prog, max_help_position=30, width=110),
     )
 
 
@@ -46,9 +52,11 @@ def add_flags(target: argparse._ActionsContainer, config: type[Any], *, show_def
         target.add_argument(flag(f.name), **options)
 
 
-def parse(config: type[T], name: str, description: str, argv: Sequence[str] | None) -> tuple[T, dict[str, Any]]:
+def parse(
+    config: type[T], name: str, description: str, argv: Sequence[str] | None, epilog: str | None = None
+) -> tuple[T, dict[str, Any]]:
     """Returns the config that a command line asks for, and the fields that it gives itself."""
-    p = parser(name, description)
+    p = parser(name, description, epilog)
     add_flags(p, config, show_defaults=True)
     given = vars(p.parse_args(sys.argv[1:] if argv is None else argv))
     return config(**given), given

@@ -77,7 +77,7 @@ class StudyFolder:
 
     def trial(self, number: int) -> RunFolder:
         """Returns the folder of a trial, by its Optuna number."""
-        return RunFolder(self.path / "trials" / f"{number:05d}")
+        return RunFolder(self.path / trial_place(number))
 
     @property
     def in_use(self) -> bool:
@@ -118,6 +118,11 @@ class StudyFolder:
             raise UserError(f"there is no study in {self.path} to go on with: leave --resume out to start it") from None
         except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a UserError, bad UTF-8
             raise UserError(f"{self.config} is damaged: {error}") from None
+
+
+def trial_place(number: int) -> Path:
+    """Returns where in its study's folder a trial's is."""
+    return Path("trials", f"{number:05d}")
 
 
 def _parse(d: Any) -> StudyConfig:

@@ -26,17 +26,20 @@ class StudyLock:
     shared file system passes it on to other machines: so the holder counts up in the file as well, and one on another
     machine is dead when it does not. The clocks of two machines are never compared.
 
+    Args:
+        what: is locked, in a message.
+
     Raises:
         UserError: if another session holds it; says which.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, what: str | None = None) -> None:
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise UserError(f"{path} cannot be written ({error.strerror}): the study needs a folder that can") from None
         try:
-            self._take(path.parent.name)
+            self._take(what or f"study {path.parent.name}")
         except BaseException:
             os.close(self._file)
             raise
@@ -61,12 +64,12 @@ class StudyLock:
                 os.ftruncate(self._file, 0)
                 os.close(self._file)
 
-    def _take(self, study: str) -> None:
+    def _take(self, what: str) -> None:
         reaches = True
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise _held(study, _read(self._file)) from None
+            raise _held(what, _read(self._file)) from None
         except OSError:  # a file system without locks: the counting alone decides
             reaches = False
         holder = _read(self._file)
@@ -75,7 +78,7 @@ class StudyLock:
             while time.monotonic() < deadline:
                 time.sleep(BEAT_SECONDS / 3)
                 if _read(self._file) not in (holder, {}):
-                    raise _held(study, holder)
+                    raise _held(what, holder)
 
     def _count_up(self) -> None:
         while not self._released.wait(BEAT_SECONDS):
@@ -98,6 +101,6 @@ def _read(file: int) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _held(study: str, holder: dict[str, Any]) -> UserError:
+def _held(what: str, holder: dict[str, Any]) -> UserError:
     who = f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}" if holder else "a session"
-    return UserError(f"study {study} is being run by {who}: wait until it ends, or stop it first")
+    return UserError(f"{what} is being run by {who}: wait until it ends, or stop it first")

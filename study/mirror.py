@@ -18,7 +18,7 @@ from typing import IO
 from study.errors import UserError
 from study.folder import RunFolder
 from study.layout import StudyFolder
-from study.storage import Storage, first_line
+from study.storage import THREADS, Storage, first_line
 
 log = logging.getLogger(__name__)
 PAUSE_SECONDS = 1.0
@@ -172,8 +172,8 @@ class Mirror:
 
 
 @contextmanager
-def open_trial(uri: str, study: str, number: int) -> Iterator[tuple[RunFolder, Mirror]]:
-    """Opens a trial's folder where the trial runs, as its last attempt left it.
+def open_run(uri: str, study: str, place: Path) -> Iterator[tuple[RunFolder, Mirror]]:
+    """Opens a folder at a place in a study's where its run is trained, as the run's last attempt left it.
 
     The shared folder itself, or a copy that is mirrored and goes when the context ends. Raises RuntimeError if this
     node does not see the shared folder.
@@ -183,12 +183,12 @@ def open_trial(uri: str, study: str, number: int) -> Iterator[tuple[RunFolder, M
         folder = StudyFolder(storage.folder, study)
         if not folder.config.exists():
             raise RuntimeError(f"this node does not see {folder.path}: mount it here, or keep the node out")
-        run = folder.trial(number)
+        run = RunFolder(folder.path / place)
         yield run, Mirror(storage, run.path)
         return
     with tempfile.TemporaryDirectory(prefix="dynamic-dropout-") as scratch:
         storage = Storage(uri, Path(scratch))
-        run = StudyFolder(storage.folder, study).trial(number)
+        run = RunFolder(StudyFolder(storage.folder, study).path / place)
         mirror = Mirror(storage, run.path)
         mirror.fetch()
         _idle.clear()
@@ -197,6 +197,26 @@ def open_trial(uri: str, study: str, number: int) -> Iterator[tuple[RunFolder, M
                 yield run, mirror
         finally:
             _idle.set()
+
+
+@contextmanager
+def open_copy(uri: str, study: str, names: frozenset[str]) -> Iterator[StudyFolder]:
+    """Opens a study's folder to read files of some names: the folder itself, or a copy of what an object store has.
+
+    Raises UserError if that cannot be read.
+    """
+    storage = Storage(uri)
+    if not storage.is_remote:
+        yield StudyFolder(storage.folder, study)
+        return
+    with tempfile.TemporaryDirectory(prefix="dynamic-dropout-") as scratch:
+        storage = Storage(uri, Path(scratch))
+        folder = StudyFolder(storage.folder, study)
+        try:
+            storage.fetch_all(path for path in storage.list(folder.path) if path.name in names)
+        except OSError as error:
+            raise UserError(f"--storage {uri} cannot be read ({first_line(error)}): see its credentials") from None
+        yield folder
 
 
 def wait_until_sent() -> None:
@@ -226,15 +246,15 @@ def wait_for_all(storage: Storage, steps: Mapping[RunFolder, int], seconds: floa
     """Waits for several trials, as `wait_for` does, and says whose evaluations do not come."""
     if not storage.is_remote:
         return
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         found = pool.map(lambda run: wait_for(storage, run, steps[run], seconds), steps)
         missing = [run.path.name for run, is_there in zip(steps, found, strict=True) if not is_there]
     if missing:
         log.warning("of trials %s the storage lacks the last evaluations", ", ".join(missing))
 
 
-def check_not_held_elsewhere(storage: Storage, lock: Path) -> None:
-    """Raises UserError if a session on another machine goes on counting in its lock of a study in an object store."""
+def check_not_held_elsewhere(storage: Storage, lock: Path, what: str) -> None:
+    """Raises UserError if a session on another machine goes on counting in its lock of `what` in an object store."""
     if not storage.is_remote or not (holder := storage.read(lock)):
         return
     who = json.loads(holder)
@@ -243,7 +263,7 @@ def check_not_held_elsewhere(storage: Storage, lock: Path) -> None:
         time.sleep(2)  # between two looks at what another machine writes
         if storage.read(lock) not in (holder, None):
             raise UserError(
-                f"study {lock.parent.name} is being run by process {who.get('pid')} on {who.get('host')} since "
+                f"{what} is being run by process {who.get('pid')} on {who.get('host')} since "
                 f"{who.get('since')}: wait until it ends, or stop it first"
             )
 

@@ -70,7 +70,7 @@ def make_plan(options: SearchOptions, given: Mapping[str, Any]) -> Plan | None:
     if old is None:
         return _plan(storage, options, None, None)
     folder = StudyFolder(storage.folder, old.name)
-    check_not_held_elsewhere(storage, folder.lock)
+    check_not_held_elsewhere(storage, folder.lock, f"study {old.name}")
     lock = StudyLock(folder.lock)
     plan = None
     try:

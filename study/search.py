@@ -11,11 +11,18 @@ from study.options import SearchOptions
 DESCRIPTION = (
     "Searches for the best dropout schedule of a GPT, with Ray Tune and Optuna, and shows its trials in MLflow."
 )
+CLUSTER = """on eight GPUs of two machines, with a bucket that both may use:
+  ray start --head --port 6379                          # on the first machine, with AWS_* set if the bucket wants them
+  ray start --address FIRST:6379                        # on the second, likewise
+  mlflow server --host 0.0.0.0 --allowed-hosts 'FIRST:5000,localhost:*'     # anywhere both reach
+  export MLFLOW_TRACKING_URI=http://FIRST:5000          # on the first, and then:
+  python -m study.search --address auto --gpus 8 --storage s3://BUCKET/studies
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    options, given = flags.parse(SearchOptions, "study.search", DESCRIPTION, argv)
+    options, given = flags.parse(SearchOptions, "study.search", DESCRIPTION, argv, CLUSTER)
     # Ray, MLflow and torch take seconds to import: --help and a mistyped flag do not wait for them.
     from rich.console import Console
 

@@ -2,7 +2,8 @@
 
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +20,7 @@ SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
 APPENDED = (".journal", ".spool")
 """Ends of the names of files that grow by lines: a line that is being written is not sent."""
 BLOCK = 1 << 20
+THREADS = 16
 
 
 class Storage:
@@ -43,6 +45,10 @@ class Storage:
         if not self._base:
             raise UserError(f"--storage {uri} names no bucket: give {uri.partition('://')[0]}://BUCKET/PREFIX")
         self.folder = folder or cache_folder() / "studies" / sha256(uri.encode()).hexdigest()[:16]
+
+    def apart(self, whose: str) -> "Storage":
+        """Returns the same storage with copies of its own: no one else on this machine writes them."""
+        return Storage(self.uri, self.folder.with_name(f"{self.folder.name}-{whose}")) if self.is_remote else self
 
     def check(self) -> None:
         """Writes, reads and removes a file in an object store. Raises UserError if that does not work."""
@@ -97,6 +103,11 @@ class Storage:
             part.open("wb") as target,
         ):
             shutil.copyfileobj(source, target, BLOCK)
+
+    def fetch_all(self, paths: Iterable[Path]) -> None:
+        """Copies many files."""
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(self.fetch, paths))
 
     def read(self, path: Path) -> bytes | None:
         """Returns what the object store has in a small file, or None if it has none."""

@@ -20,8 +20,9 @@ from study.cluster.corpus import SharedCorpus
 from study.config import TrainingConfig
 from study.errors import DivergenceError, disk_error
 from study.folder import RunFolder
+from study.layout import trial_place
 from study.messages import CHECKPOINT_STEP, DISK, DIVERGED, FAILED, TRACEBACK, WARNINGS
-from study.mirror import Mirror, open_trial, wait_until_sent
+from study.mirror import Mirror, open_run, wait_until_sent
 from study.rows import Labels
 from study.training import Trainer
 
@@ -43,7 +44,7 @@ class Job:
 
     def opened(self, config: Mapping[str, Any]) -> AbstractContextManager[tuple[RunFolder, Mirror]]:
         """Opens the folder of a trial."""
-        return open_trial(self.storage, self.study, config["number"])
+        return open_run(self.storage, self.study, trial_place(config["number"]))
 
     def results(self, config: Mapping[str, Any], folder: RunFolder) -> Generator[dict[str, Any]]:
         """Trains a trial, from where it stands, and yields each evaluation."""

@@ -16,9 +16,11 @@ from study.cluster.nodes import LOCAL_FILESYSTEMS, filesystem
 from study.cluster.tryout import Estimate, check_memory
 from study.errors import UserError
 from study.options import SearchOptions
+from study.search import CLUSTER
 from study.storage import check_scheme
+from tests.conftest import ROOT
 
-RECIPES = Path(__file__).resolve().parent.parent / "study" / "cluster"
+RECIPES = ROOT / "study" / "cluster"
 MOUNTS = """22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 40 22 0:35 / /home rw,relatime shared:2 - nfs4 head:/home rw
 41 40 0:36 / /home/scratch rw,relatime shared:3 - tmpfs tmpfs rw
@@ -122,3 +124,10 @@ def test_trials_that_do_not_fit_into_a_gpu_are_a_users_mistake() -> None:
         UserError, match=r"--trials-per-gpu 6 needs 12.0 GB .* 2.0 GB a trial, .* 11.9 GB: give at most 5"
     ):
         check_memory(estimate, 6)
+
+
+def test_help_and_readme_say_the_same_five_lines_of_two_machines() -> None:
+    lines = [line.strip() for line in CLUSTER.splitlines()[1:]]
+    assert len(lines) == 5
+    assert "\n".join(lines) in (ROOT / "README.md").read_text()
+    assert search(lines[-1]).gpus == 8

@@ -1,20 +1,23 @@
 """The storage of a study, on a real S3 server: what is in it is whole at any moment, and a trial goes on from it."""
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from model.schedules import Constant
 from study.config import PRESETS
 from study.corpus import load_corpus
 from study.errors import UserError
-from study.layout import StudyFolder
-from study.mirror import Mirror, open_trial, wait_for
+from study.layout import StudyFolder, trial_place
+from study.mirror import Mirror, open_run, wait_for
 from study.rows import Labels
 from study.storage import Storage
 from study.training import Trainer
+from tests.conftest import run
 from tests.services import KEYS, S3, s3_server
 
 TRAINING = PRESETS["smoke"].training
@@ -88,7 +91,7 @@ def test_a_folder_and_its_mirror_are_alike(storage: Storage, tmp_path: Path) -> 
 def train(storage: Storage, until: int = TRAINING.steps) -> list[tuple[int, float]]:
     """Trains trial 7 until a step, and dies there; returns what it said."""
     said = []
-    with open_trial(storage.uri, "study", 7) as (folder, mirror):
+    with open_run(storage.uri, "study", trial_place(7)) as (folder, mirror):
         trainer = Trainer(TRAINING, Constant(0.2), load_corpus("shakespeare"))
         for progress in folder.run(trainer, Labels(study="study", trial=7)):
             mirror.flush()
@@ -172,3 +175,33 @@ def test_what_is_in_the_store_names_nothing_that_is_not(storage: Storage, monkey
     train(storage)
     assert sum(name.endswith("manifest.json") for name in seen) >= 2
     assert storage.holds(run.weights)
+
+
+@pytest.mark.slow
+def test_a_study_is_confirmed_and_reported_where_it_is_kept(storage: Storage, tmp_path: Path) -> None:
+    uri, tracking = storage.uri, f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+    def command(what: str, machine: str, *arguments: str) -> str:
+        (folder := tmp_path / machine).mkdir(exist_ok=True)
+        where = {"XDG_CACHE_HOME": str(folder / "cache"), "MLFLOW_TRACKING_URI": tracking}
+        done = run(["-m", f"study.{what}", *arguments, "--storage", uri], folder, **KEYS | where)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    small = ["--preset", "smoke", "--gpus", "0", "--steps", "20", "--trials", "2"]
+    command("search", "first", "--name", "study", *small)
+    confirm = ["--study", "study", "--gpus", "0", "--top", "1", "--seeds", "1", "--sweep-seeds", "1"]
+    first = command("confirm", "second", *confirm)
+    assert first.count(" completed") > 12
+    kept = storage.folder / "study" / "confirmation" / "verdict.json"
+    verdict = json.loads(storage.read(kept) or b"")["verdict"]
+    storage.delete(kept)
+    again = command("confirm", "third", *confirm)
+    assert verdict in again
+    assert " completed" not in again, "what was trained is in the storage, and it is judged anew"
+    command("report", "fourth", "--study", "study")
+    page = (tmp_path / "fourth" / "report.html").read_text()
+    assert "that the search had not seen" in page
+    assert (tmp_path / "fourth" / "trials.parquet").exists()
+    confirmations = MlflowClient(tracking).search_runs(["1"], "tags.role = 'confirmation_run'", max_results=1000)
+    assert {run.info.status for run in confirmations} == {"FINISHED"}

@@ -82,17 +82,17 @@ def measure(folder: Path, uri: str, trials: int, nodes: int, rate: float) -> Seq
         room = study.cluster.Room(slots)
         searcher = StudySearcher(optuna_study, config.space, training.steps, listener, room.has_more_than)
         interval = gpus / rate
-        run_trials(searcher, None, _paced(interval), slots, trials, Stop(None), at.ray)
+        run_trials(searcher, None, _paced(at, interval), slots, trials, Stop(None), at.ray)
     writer.close(600)
     ray.shutdown()
     cluster.shutdown()
     return meter.lines()
 
 
-def _paced(interval: float) -> Any:
+def _paced(folder: Any, interval: float) -> Any:
     from ray import tune
 
-    return tune.with_parameters(report, interval=interval)
+    return tune.with_parameters(report, trials=str(folder.path / "trials"), interval=interval)
 
 
 class Meter:

@@ -22,7 +22,7 @@ class ConfirmOptions:
     sweep_seeds: int = described("runs of each constant rate of the sweep that chooses the best one", 3, metavar="S")
     gpus: int | None = described("GPUs to use in all; 0 is the CPU; default all that Ray sees", None)
     trials_per_gpu: int = described("runs that share a GPU, which falsifies their times", 1, metavar="K")
-    storage: str = described("folder of studies", "studies", metavar="PATH")
+    storage: str = described("folder of studies, or s3://BUCKET/PREFIX", "studies", metavar="PATH_OR_URI")
     tracking_uri: str | None = described("MLflow server; default the study's", None, metavar="URI")
     address: str | None = described("Ray cluster; default RAY_ADDRESS, or a local Ray of its own", None)
 

@@ -1,6 +1,7 @@
 """From the command line of a confirmation to all that it needs; mistakes are found before anything is made."""
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -12,13 +13,19 @@ import yaml
 from model.schedules import Constant, Schedule
 from study.config import TrainingConfig
 from study.confirmation.arms import SWEEP_RATES, Arm, Found, best_of_study
+from study.confirmation.measures import FILE
 from study.confirmation.options import MOST_SEEDS, ConfirmOptions
 from study.corpus import atomic_path
 from study.errors import UserError
 from study.flags import flag
 from study.folder import RunFolder
 from study.layout import StudyConfig, StudyFolder
+from study.lock import StudyLock
+from study.mirror import Mirror, check_not_held_elsewhere
+from study.storage import Storage
 
+RUN_FILES = frozenset({"metrics.jsonl", FILE})
+"""What a driver reads of a run; the weights go from the storage to MLflow alone."""
 SWEEP_OFFSET = MOST_SEEDS
 """Seeds of the sweep begin this far after those of the arms."""
 
@@ -71,9 +78,13 @@ class ConfirmationConfig:
 class ConfirmationFolder:
     """The folder of a study's confirmation, in the study's."""
 
+    NOT_THE_DRIVERS = frozenset({"runs", "sweep", "ray"})
+    """What in it the runs' workers keep in the storage themselves, and what is kept nowhere."""
+
     def __init__(self, study: StudyFolder) -> None:
         self.path = study.path / "confirmation"
-        self.lock = study.path / "confirmation.lock"
+        self.title = f"the confirmation of study {study.path.name}"
+        self.lock = self.path / "study.lock"
         self.config = self.path / "confirmation.yaml"
         self.spool = self.path / "mlflow.spool"
         self.ray = self.path / "ray"
@@ -86,14 +97,24 @@ class ConfirmationFolder:
         """Returns the folder of a run of the constant rate's sweep."""
         return RunFolder(self.path / "sweep" / f"constant-{rate:g}" / f"seed-{seed}")
 
+    def mirror(self, storage: Storage) -> Mirror:
+        """Returns what keeps it up to date in an object store."""
+        return Mirror(storage, self.path, skip=self.NOT_THE_DRIVERS)
+
+    def make(self) -> None:
+        """Makes the folder. Raises UserError if it cannot be made."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be made ({error.strerror}): see --storage") from None
+
     def write_config(self, config: ConfirmationConfig) -> None:
         """Writes the config, whole or not at all. Raises UserError if it cannot be written."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             with atomic_path(self.config) as part:
                 part.write_text(config.to_yaml(), encoding="utf-8")
         except OSError as error:
-            raise UserError(f"{self.path} cannot be made ({error.strerror}): see --storage") from None
+            raise UserError(f"{self.config} cannot be written ({error.strerror}): see --storage") from None
 
     def read_config(self) -> ConfirmationConfig | None:
         """Reads the config of a confirmation that was begun; None if there is none. Raises UserError."""
@@ -105,6 +126,36 @@ class ConfirmationFolder:
             return ConfirmationConfig(**d | {"found": found, "training": TrainingConfig.from_dict(d["training"])})
         except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.config} is damaged ({error}): remove its folder to begin anew") from None
+
+
+def fetch(storage: Storage, study: StudyFolder, folder: ConfirmationFolder) -> StudyLock | None:
+    """Copies what a driver has to know of a study and its confirmation here, from an object store.
+
+    Returns the lock that the copy then has, None if there is none. Raises UserError if there is no such study, or
+    another session confirms it.
+    """
+    if not storage.is_remote:
+        return None
+    if not storage.holds(study.config):
+        raise UserError(f"there is no study {study.path.name} in {storage.uri}: see --study and --storage")
+    check_not_held_elsewhere(storage, folder.lock, folder.title)
+    folder.make()
+    lock = StudyLock(folder.lock, folder.title)
+    for name in folder.NOT_THE_DRIVERS:
+        shutil.rmtree(folder.path / name, ignore_errors=True)
+    storage.fetch_all(path for path in (study.config, study.table) if storage.holds(path))
+    folder.mirror(storage).fetch()
+    fetch_runs(storage, folder)
+    for path in storage.list(folder.path):  # a run of which a checkpoint is left is not over
+        if "resume" in path.parts:
+            path.parent.parent.mkdir(exist_ok=True)
+    return lock
+
+
+def fetch_runs(storage: Storage, folder: ConfirmationFolder) -> None:
+    """Copies the evaluations and measures of all runs here, from an object store."""
+    if storage.is_remote:
+        storage.fetch_all(path for path in storage.list(folder.path) if path.name in RUN_FILES)
 
 
 def read_study(folder: StudyFolder, top: int) -> tuple[StudyConfig, list[Found]]:

@@ -22,6 +22,7 @@ from study.confirmation.plan import (
     ConfirmationFolder,
     Run,
     arm_runs,
+    fetch_runs,
     sweep_runs,
 )
 from study.confirmation.results import Results, Row, best_rate, is_complete, run_rows, with_times
@@ -32,6 +33,7 @@ from study.corpus import load_corpus
 from study.display import Display, duration
 from study.errors import UserError, WorldError, disk_error
 from study.lock import StudyLock
+from study.mirror import Mirror
 from study.provenance import facts
 from study.recorder import flat
 from study.results import SEND_SECONDS, SEND_SECONDS_INTERRUPTED
@@ -53,9 +55,17 @@ MEASURING_SHARE = 0.3
 
 
 def confirm_study(
-    config: ConfirmationConfig, folder: ConfirmationFolder, options: ConfirmOptions, console: Console
+    config: ConfirmationConfig,
+    storage: Storage,
+    folder: ConfirmationFolder,
+    lock: StudyLock | None,
+    options: ConfirmOptions,
+    console: Console,
 ) -> int:
     """Begins a confirmation, or goes on with it; returns the exit status.
+
+    Args:
+        lock: that it has already.
 
     Raises:
         UserError: a mistake, found before anything is made.
@@ -71,16 +81,23 @@ def confirm_study(
     with console.status("starting Ray"):
         start_ray(options.address)
         gpus = (0 if config.device == "cpu" else cluster_gpus()) if options.gpus is None else options.gpus
-        check_nodes(Storage(str(folder.path)), uri)
+        check_nodes(storage, uri)
         slots = share_out(gpus, options.trials_per_gpu, len(sweep_runs(config, folder)), fixed=options.gpus is not None)
         shared_corpus = share(corpus)
         estimate = try_out(slots, config.training, {}, shared_corpus)
     if estimate.device != config.device:
         raise UserError(f"study {config.study} trained on {config.device}, and here is {estimate.device}: see --gpus")
-    with StudyLock(folder.lock):
+    folder.make()
+    with lock or StudyLock(folder.lock, folder.title):
         try:
             folder.write_config(config)
-            return _Session(config, folder, shared_corpus, slots, estimate, console).run(uri)
+            with folder.mirror(storage).running(SEND_SECONDS) as mirror:
+                session = _Session(config, storage, folder, mirror, shared_corpus, slots, estimate, console)
+                status = session.run(uri)
+            if storage.is_remote:
+                with suppress(OSError):  # then a session elsewhere waits a little, no more
+                    storage.delete(folder.lock)
+            return status
         except Exception as error:
             disk = disk_error(error)
             what = f"{folder.path} cannot be written: {disk}" if disk else str(error)
@@ -93,7 +110,9 @@ class _Session:
     def __init__(
         self,
         config: ConfirmationConfig,
+        storage: Storage,
         folder: ConfirmationFolder,
+        mirror: Mirror,
         corpus: SharedCorpus,
         slots: Slots,
         estimate: Estimate,
@@ -101,11 +120,19 @@ class _Session:
     ) -> None:
         self._config, self._folder, self._corpus, self._console = config, folder, corpus, console
         self._slots, self._estimate = slots, estimate
+        self._storage, self._mirror = storage, mirror
         self._reasons: dict[str, str] = {}  # why runs failed, by name
 
     def run(self, uri: str) -> int:
         config, folder = self._config, self._folder
-        writer = StudyWriter(uri, config.study, folder.spool, parent=Role.CONFIRMATION, child=Role.CONFIRMATION_RUN)
+        writer = StudyWriter(
+            uri,
+            config.study,
+            folder.spool,
+            self._storage,
+            parent=Role.CONFIRMATION,
+            child=Role.CONFIRMATION_RUN,
+        )
         stop = Stop(None)
         try:
             with stop.on_signals():
@@ -157,12 +184,13 @@ class _Session:
             return True
         config, folder = self._config, self._folder
         job = ConfirmationJob(
-            storage=str(folder.path.parent.parent),
+            storage=self._storage.uri,
             study=config.study,
             training=config.training,
             corpus=self._corpus,
             device=self._estimate.device,
             runs=lacking,
+            places=[run.folder.path.relative_to(folder.path.parent) for run in lacking],
         )
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         asked = optuna.create_study()  # in memory: which runs are complete, their folders say
@@ -174,7 +202,7 @@ class _Session:
         names = [run.name.ljust(width) for run in lacking]
         display = Display(self._console, len(runs), config.training.steps, ended, names.__getitem__)
         with display:
-            recorder = ConfirmationRecorder(job, writer, display)
+            recorder = ConfirmationRecorder(job, self._mirror, writer, display)
             try:
                 room = Room(self._slots)
                 searcher = StudySearcher(asked, "", config.training.steps, recorder, room.has_more_than)
@@ -183,6 +211,7 @@ class _Session:
                 with suppress(OSError):  # a full disk: the same command closes them
                     recorder.break_off()
                 self._reasons |= recorder.reasons
+        fetch_runs(self._storage, folder)
         if not stop.interrupted:
             return True
         done = sum(is_complete(run.folder) for run in runs)

@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from model.schedules import from_dict
@@ -11,10 +12,9 @@ from study.confirmation.measures import MEASURED, run_measured
 from study.confirmation.plan import Run
 from study.display import Display
 from study.folder import RunFolder
-from study.mirror import Mirror
+from study.mirror import Mirror, open_run
 from study.recorder import TRACEBACK, flat
 from study.rows import METRICS, Labels
-from study.storage import Storage
 from study.tracking.names import ARM, CHECKPOINT, SEED, Outcome
 from study.tracking.writer import StudyWriter
 from study.training import Trainer
@@ -25,14 +25,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class ConfirmationJob(Job):
-    """Trains the runs of a confirmation, by their place in `runs`, and measures more than a trial does."""
+    """Trains the runs of a confirmation, by their place in `runs`, and measures more than a trial does.
+
+    Attributes:
+        places: where in the study's folder those of the runs are.
+    """
 
     runs: Sequence[Run]
+    places: Sequence[Path]
 
     def opened(self, config: Mapping[str, Any]) -> AbstractContextManager[tuple[RunFolder, Mirror]]:
         """Opens the folder of a run."""
-        folder = self.runs[int(config["number"])].folder
-        return nullcontext((folder, Mirror(Storage(self.storage), folder.path)))
+        return open_run(self.storage, self.study, self.places[config["number"]])
 
     def results(self, config: Mapping[str, Any], folder: RunFolder) -> Generator[dict[str, Any]]:
         """Trains a run, from where it stands, and yields each evaluation with what was measured at it."""
@@ -49,8 +53,8 @@ class ConfirmationRecorder:
     `reasons` says by name why runs failed.
     """
 
-    def __init__(self, job: ConfirmationJob, writer: StudyWriter, display: Display) -> None:
-        self._job, self._writer, self._display = job, writer, display
+    def __init__(self, job: ConfirmationJob, mirror: Mirror, writer: StudyWriter, display: Display) -> None:
+        self._job, self._mirror, self._writer, self._display = job, mirror, writer, display
         self.reasons: dict[str, str] = {}
 
     def trial_started(self, number: int, schedule: dict[str, Any], known_good: str | None) -> None:
@@ -88,7 +92,7 @@ class ConfirmationRecorder:
             path.write_text(traceback, encoding="utf-8")
             self._writer.artifacts(run.name, [path])
         self._writer.end_trial(run.name, outcome, reason)
-        run.folder.finish()
+        self._mirror.remove(run.folder.resume)
 
     def break_off(self) -> None:
         """Closes the runs that have no end yet, and that the same command goes on with."""
@@ -99,5 +103,8 @@ class ConfirmationRecorder:
             self._writer.end_trial(name, Outcome.STOPPED_EARLY, "the confirmation was stopped")
 
     def _upload_checkpoint(self, run: Run) -> None:
-        if run.folder.weights.exists():
-            self._writer.artifacts(run.name, [run.folder.weights, run.folder.config], CHECKPOINT)
+        steps = self._writer.said[run.name].steps
+        if steps or run.folder.weights.exists():
+            self._writer.artifacts(
+                run.name, [run.folder.weights, run.folder.config], CHECKPOINT, max(steps, default=None)
+            )

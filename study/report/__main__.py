@@ -1,13 +1,18 @@
 """`python -m study.report`: a study as one page that works offline."""
 
+import argparse
 import os
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from study import flags
 from study.errors import UserError, exit_status
+
+if TYPE_CHECKING:
+    from study.layout import StudyFolder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,9 +20,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     p = flags.parser("study.report", "Writes a study's report: one HTML file that works offline, and trials.parquet.")
     p.add_argument("--study", required=True, metavar="NAME", help="the study: folder, and MLflow experiment")
     p.add_argument(
-        "--output", type=Path, metavar="FILE", help="default report.html in the study's folder, or here if it has none"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="default report.html in the study's folder, or here if that is not on this machine",
     )
-    p.add_argument("--storage", default="studies", metavar="PATH", help="folder of studies (default studies)")
+    p.add_argument(
+        "--storage",
+        default="studies",
+        metavar="PATH_OR_URI",
+        help="folder of studies, or s3://BUCKET/PREFIX (default studies)",
+    )
     p.add_argument(
         "--tracking-uri", metavar="URI", help="default the study's, MLFLOW_TRACKING_URI, or mlflow.db in this folder"
     )
@@ -27,22 +40,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         parent = args.output.absolute().parent
         if args.output.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
             raise UserError(f"--output {args.output} cannot be written: give a file in a folder that exists")
-    from study.layout import StudyFolder  # torch and mlflow take seconds to import
+    from study.mirror import open_copy  # torch and mlflow take seconds to import
+    from study.report.source import FILES
 
-    folder = StudyFolder(Path(args.storage), args.study)
-    here = folder.config.exists()
+    with open_copy(args.storage, args.study, FILES) as folder:
+        return _report(folder, args)
+
+
+def _report(folder: "StudyFolder", args: argparse.Namespace) -> int:
     from study.report.page import make_report
     from study.report.source import from_folder, from_mlflow, tracked_study
     from study.report.write import attach, write_report
 
-    tracked = tracked_study(folder if here else None, args.study, args.tracking_uri)
-    if here:
+    known = folder.config.exists()
+    tracked = tracked_study(folder if known else None, args.study, args.tracking_uri)
+    if known:
         source = from_folder(folder, args.optuna_storage, tracked)
     else:
         assert tracked is not None
         source = from_mlflow(tracked, args.optuna_storage)
     report = make_report(source, None if args.storage == "studies" else args.storage)
-    output = args.output or (folder.path / "report.html" if here else Path("report.html"))
+    is_here = known and "://" not in args.storage
+    output = args.output or (folder.path / "report.html" if is_here else Path("report.html"))
     write_report(report, source.rows, output)
     if tracked is not None:
         try:

@@ -22,6 +22,8 @@ from study.tracking.reader import TrackedStudy
 from study.uris import HIDDEN, redacted, sqlite_path
 
 CONFIRMATION_FILES = ("evaluations.parquet", "verdict.json")
+FILES = frozenset({"study.yaml", "optuna.journal", "metrics.jsonl", *CONFIRMATION_FILES})
+"""What a report reads of a study's folder."""
 VERDICT_FORMAT = "dynamic-dropout-verdict/1"
 CONFIRMATION_ROLE = "confirmation"
 

@@ -18,8 +18,10 @@ from study.uris import redacted
 log = logging.getLogger(__name__)
 BATCH = 1000
 RETRY_SECONDS = 5.0
+ROUND_SECONDS = 3.0
+"""From one sending to the next, unless someone waits: of many evaluations each must not be a request of its own."""
 LOOK_SECONDS = 0.3
-"""Between two looks for files that workers still write."""
+"""Between two looks for files that workers still write, if someone waits."""
 
 
 @dataclass
@@ -63,6 +65,7 @@ class StudyWriter:
         for event in self._spool.past:
             self._note(event)
         self._stop = threading.Event()
+        self._hurried = threading.Event()
         self._failing = self._rewound = False
         self.closed = False
         self._thread = threading.Thread(target=self._send_all, name="mlflow-writer", daemon=True)
@@ -120,12 +123,16 @@ class StudyWriter:
 
     def flush(self, timeout: float) -> bool:
         """Waits for all to be sent, for at most `timeout` seconds; False if some is not."""
-        return self._spool.wait_empty(timeout)
+        self._hurried.set()
+        done = self._spool.wait_empty(timeout)
+        self._hurried.clear()
+        return done
 
     def close(self, timeout: float) -> bool:
         """Sends what is left, for at most `timeout` seconds; False if some is left on disk for the next time."""
-        done = self._spool.wait_empty(timeout)
+        done = self.flush(timeout)
         self._stop.set()
+        self._hurried.set()
         self._thread.join(timeout=1)  # it may wait for a server that hangs: what it sends then is sent again
         self._spool.close()
         self.closed = True
@@ -152,14 +159,17 @@ class StudyWriter:
             waiting = self._spool.take(BATCH, timeout=0.5)
             if not waiting or not self._ready():
                 continue
+            started = time.monotonic()
             now, later = in_order(waiting)
             if not all(self._sent(group) for group in now):
                 continue
-            for group in later:  # until one is sent: then there may be new metrics
-                if self._sent(group) or self._failing:
+            sent = len(now)
+            for group in later:
+                if time.monotonic() > started + ROUND_SECONDS or self._failing:
                     break
-            else:
-                self._stop.wait(LOOK_SECONDS if later else 0)
+                sent += self._sent(group)
+            if self._hurried.wait(started + ROUND_SECONDS - time.monotonic()) and not sent:
+                self._stop.wait(LOOK_SECONDS)
 
     def _ready(self) -> bool:
         """Whether the store answers; one that has lost the study, or never had it, is to be sent all of it, once."""
