@@ -19,6 +19,7 @@ from study.uris import redacted
 
 log = logging.getLogger(__name__)
 BATCH = 1000
+TOGETHER = ("metrics", "tags")
 RETRY_SECONDS = 5.0
 ROUND_SECONDS = 3.0
 """From one sending to the next, unless someone waits: of many evaluations each must not be a request of its own."""
@@ -163,13 +164,19 @@ class StudyWriter:
                 continue
             started = time.monotonic()
             now, later = in_order(waiting)
-            if not all(self._sent(group) for group in now):
-                continue
-            sent = len(now)
-            for group in later:
-                if time.monotonic() > started + ROUND_SECONDS or self._failing:
+            sent: list[int] = []
+            for group in now:
+                if not self._sent(group):
                     break
-                sent += self._sent(group)
+                sent += group
+            else:
+                for group in later:
+                    if time.monotonic() > started + ROUND_SECONDS or self._failing:
+                        break
+                    sent += group if self._sent(group) else ()
+            self._spool.remove(sent)
+            if self._failing:
+                continue
             if self._hurried.wait(started + ROUND_SECONDS - time.monotonic()) and not sent:
                 self._stop.wait(LOOK_SECONDS)
 
@@ -202,7 +209,6 @@ class StudyWriter:
         if self._failing:
             log.warning("MLflow answers again")
         self._failing = False
-        self._spool.remove(group)
         return True
 
     def _wait(self, error: Exception) -> None:
@@ -216,9 +222,9 @@ class StudyWriter:
 def in_order(waiting: Iterable[tuple[int, Event]]) -> tuple[list[dict[int, Event]], list[dict[int, Event]]]:
     """Returns what is to be sent one after the other, and then what may be sent in any order, each by its places.
 
-    Metrics of one run go together, whatever was said of others meanwhile; all else goes alone, so that what MLflow
-    refuses takes nothing with it. Files take long, and metrics are not to wait for them: the first of a run's files,
-    and nothing that was said of the run after them, may be sent later. The study's own end waits for all the rest.
+    Metrics and tags of one run go together, whatever was said of others meanwhile; all else goes alone, so that what
+    MLflow refuses takes nothing with it. Files take long, and metrics are not to wait for them: the first of a run's
+    files, and nothing that was said of the run after them, may be sent later. The study's own end waits for all else.
     """
     now: list[dict[int, Event]] = []
     later: list[dict[int, Event]] = []
@@ -233,12 +239,12 @@ def in_order(waiting: Iterable[tuple[int, Event]]) -> tuple[list[dict[int, Event
             later.append({place: event})
         elif what == "end" and number == PARENT_RUN and later:
             held.add(number)
-        elif what == "metrics" and number in together:
+        elif what in TOGETHER and number in together:
             together[number][place] = event
         else:
             now.append({place: event})
             together.pop(number, None)
-            if what == "metrics":
+            if what in TOGETHER:
                 together[number] = now[-1]
     return now, later
 
