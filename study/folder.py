@@ -1,9 +1,11 @@
 """One training run on disk: what resumes it, its best weights, its config and its evaluations."""
 
+import errno
 import hashlib
 import io
 import json
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -44,6 +46,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.sample = path / "sample.txt"
         self.resume = path / "resume"
+        self._written = 0  # evaluations of this session in `metrics`, with those before them
 
     def run(self, trainer: Trainer, labels: Labels, on_step: Callable[[int], None] | None = None) -> Iterator[Progress]:
         """Trains in this folder, from its latest good checkpoint if it has one, and yields each evaluation.
@@ -90,8 +93,13 @@ class RunFolder:
         if progress.best_step == progress.step:
             with atomic_path(self.weights) as part:
                 save_model(trainer.model, str(part), metadata={"step": str(progress.step)})
-        with atomic_path(self.metrics) as part:
-            part.write_text("".join(json.dumps(row) + "\n" for row in rows(trainer, labels)), encoding="utf-8")
+        made = rows(trainer, labels)
+        if self._written == len(made) - 1 and made[-1]["outcome"] is None:
+            self._append(made[-1])  # where files are replaced, a disk may make each wait until the last is on it
+        else:
+            with atomic_path(self.metrics) as part:
+                part.write_bytes(b"".join(map(_line, made)))
+        self._written = len(made)
 
     def checkpoint(self, trainer: Trainer) -> None:
         """Keeps all that a continuation needs, right after an evaluation."""
@@ -164,6 +172,16 @@ class RunFolder:
                 found.append(row)
         return found
 
+    def _append(self, row: dict[str, Any]) -> None:
+        with self.metrics.open("ab", buffering=0) as file:
+            size, line = file.tell(), _line(row)
+            try:
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.metrics))
+            except OSError:
+                file.truncate(size)
+                raise
+
     def _checkpoints(self) -> list[Path]:
         return sorted(self.resume.glob("step-*"), reverse=True)
 
@@ -173,6 +191,10 @@ def _progress(evaluations: list[dict[str, Any]]) -> Progress:
     values = {f.name: evaluations[-1].get(f.name) for f in fields(Progress)}
     best = min(evaluations, key=lambda row: row["val_loss"])
     return Progress(**values | {"best_step": best["step"], "time_ms": 0})  # type: ignore[arg-type]
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return (json.dumps(row) + "\n").encode()
 
 
 def _sha256(path: Path) -> str:

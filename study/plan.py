@@ -27,7 +27,7 @@ from study.mirror import Mirror, check_not_held_elsewhere
 from study.options import MACHINE_FIELDS, SearchOptions
 from study.searcher import check_database, finished, open_database, open_optuna_study, open_storage
 from study.storage import Storage
-from study.tracking.client import Client, check, connect, tracking_uri
+from study.tracking.client import check, has_experiment, tracking_uri
 from study.tracking.writer import is_settled
 from study.training import check_fits
 from study.uris import HIDDEN, absolute, kept, redacted
@@ -47,7 +47,6 @@ class Plan:
     shared_corpus: SharedCorpus
     slots: Slots
     estimate: Estimate
-    client: Client
     uri: str
     database: str | None
     time_budget: float | None
@@ -119,8 +118,7 @@ def _plan(storage: Storage, options: SearchOptions, old: StudyConfig | None, loc
         config = replace(config, training=training, device=estimate.device)
     if database is not None and old is None and config.name in optuna.get_all_study_names(open_database(database)):
         raise _in_use(config.name, f"an Optuna study in {redacted(database)}")
-    client = connect(uri)
-    if old is None and client.get_experiment_by_name(config.name) is not None:
+    if old is None and has_experiment(uri, config.name):
         raise _in_use(config.name, f"an MLflow experiment at {redacted(uri)}")
     folder = StudyFolder(storage.folder, config.name)
     if old is None and storage.is_remote:
@@ -134,7 +132,6 @@ def _plan(storage: Storage, options: SearchOptions, old: StudyConfig | None, loc
         shared_corpus=shared_corpus,
         slots=slots,
         estimate=estimate,
-        client=client,
         uri=uri,
         database=database,
         time_budget=options.time_budget,

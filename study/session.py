@@ -66,7 +66,7 @@ def _run_session(plan: Plan, console: Console) -> int:
     if lacking > 0:
         _announce(plan, lacking, console)
     stop = Stop(plan.time_budget)
-    writer = StudyWriter(plan.client, config.name, folder.spool, plan.storage)
+    writer = StudyWriter(plan.uri, config.name, folder.spool, plan.storage)
     with Display(console, config.trials, config.training.steps, ended) as display, stop.on_signals():
         recorder = Recorder(config, folder, plan.mirror, writer, display, plan.slots.trials_per_gpu)
         try:

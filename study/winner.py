@@ -50,6 +50,7 @@ def winning_file(
 
 def write_sample(folder: RunFolder, corpus: Corpus) -> str:
     """Lets the best weights of a run write some text, keeps it beside them, and returns it."""
+    torch.set_num_threads(1)  # on cores that are busy, threads wait for each other at every token
     model = folder.load_best(corpus)
     start = torch.tensor([[corpus.encode("\n")[0] if "\n" in corpus.vocab else 0]])
     generator = torch.Generator().manual_seed(0)

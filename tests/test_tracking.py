@@ -102,11 +102,11 @@ def runs(client: MlflowClient, name: str) -> list[Run]:
 
 def test_sending_all_again_changes_nothing(uri: str, tmp_path: Path) -> None:
     client = connect(uri)
-    writer = StudyWriter(client, "twice", tmp_path / "x.spool")
+    writer = StudyWriter(uri, "twice", tmp_path / "x.spool")
     write(writer)
     assert writer.close(30)
     (tmp_path / "x.sent").unlink()  # as if the process had died before it noted that all was sent
-    again = StudyWriter(connect(uri), "twice", tmp_path / "x.spool")
+    again = StudyWriter(uri, "twice", tmp_path / "x.spool")
     assert again.close(30)
     parent, trial = sorted(runs(client, "twice"), key=lambda run: run.data.tags["role"])
     assert trial.data.tags["mlflow.parentRunId"] == parent.info.run_id
@@ -118,7 +118,7 @@ def test_sending_all_again_changes_nothing(uri: str, tmp_path: Path) -> None:
 
 def test_a_trial_that_goes_on_has_no_outcome_until_it_ends(uri: str, tmp_path: Path) -> None:
     client = connect(uri)
-    writer = StudyWriter(client, "goes-on", tmp_path / "x.spool")
+    writer = StudyWriter(uri, "goes-on", tmp_path / "x.spool")
     writer.start_study({}, {}, "")
     writer.start_trial(0, "trial-0", {}, {})
     writer.end_trial(0, Outcome.STOPPED_EARLY, "the study was stopped")
@@ -138,7 +138,7 @@ def test_reading_makes_no_store(tmp_path: Path) -> None:
 def test_reading_a_study_that_is_not_there_or_not_ready(uri: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no study nope"):
         TrackedStudy(uri, "nope")
-    writer = StudyWriter(connect(uri), "empty", tmp_path / "x.spool")
+    writer = StudyWriter(uri, "empty", tmp_path / "x.spool")
     writer.start_study({}, {}, "")
     assert writer.close(30)
     with pytest.raises(UserError, match="no completed trial"):

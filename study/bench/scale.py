@@ -48,7 +48,6 @@ def measure(folder: Path, uri: str, trials: int, nodes: int, rate: float) -> Seq
     from study.runner import Stop, run_trials
     from study.searcher import StudySearcher, ask_known_good_first, open_optuna_study, open_storage
     from study.storage import Storage
-    from study.tracking.client import connect
     from study.tracking.writer import StudyWriter
 
     gpus = 8 * nodes
@@ -74,7 +73,7 @@ def measure(folder: Path, uri: str, trials: int, nodes: int, rate: float) -> Seq
     console = Console(file=(folder / "display").open("w"), width=120)
     optuna_study = open_optuna_study(open_storage(None, at.journal), config.name, "tpe", 1)
     ask_known_good_first(optuna_study, config.space)
-    writer = StudyWriter(connect(uri), config.name, at.spool)
+    writer = StudyWriter(uri, config.name, at.spool)
     meter = Meter(writer)
     with Display(console, trials, training.steps) as display:
         recorder = Recorder(config, at, Mirror(storage, at.path), writer, display)

@@ -41,7 +41,7 @@ from study.runner import Stop, run_trials
 from study.searcher import KNOWN, SCHEDULE, StudySearcher
 from study.session import SEND_SECONDS_AFTER_ERROR
 from study.storage import Storage
-from study.tracking.client import check, connect, tracking_uri
+from study.tracking.client import check, tracking_uri
 from study.tracking.names import PARENT_RUN, Role
 from study.tracking.writer import StudyWriter
 from study.trial import trainable
@@ -126,7 +126,7 @@ class _Session:
     def run(self, uri: str) -> int:
         config, folder = self._config, self._folder
         writer = StudyWriter(
-            connect(uri),
+            uri,
             config.study,
             folder.spool,
             self._storage,

@@ -24,8 +24,6 @@ from study.uris import absolute, redacted, sqlite_path
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # a new store's list of migrations
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
-Client = MlflowClient
-
 ANSWER_SECONDS = 3.0
 
 
@@ -68,6 +66,12 @@ def check(uri: str, *, create: bool) -> None:
             ) from None
     else:
         connect(uri)
+
+
+def has_experiment(uri: str, name: str) -> bool:
+    """Whether a store has an experiment of this name; an embedded one that does not exist is not made for that."""
+    path = sqlite_path(uri)
+    return (path is None or path.exists()) and connect(uri).get_experiment_by_name(name) is not None
 
 
 def connect(uri: str) -> MlflowClient:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from study.folder import RunFolder
 from study.mirror import WORKER_SECONDS, wait_for
 from study.storage import Storage
 from study.tracking import view
+from study.tracking.client import connect
 from study.tracking.names import NUMBER, OUTCOME, PARENT, PARENT_RUN, REASON, ROLE, RUN_NAME, Key, Role
 from study.tracking.reader import search_runs
 from study.tracking.spool import Event
@@ -37,14 +39,16 @@ class StudyStore:
     `runs` maps a trial's number to its run id, as far as known; `experiment_id` is None until the store has answered.
     """
 
-    def __init__(
-        self, client: MlflowClient, experiment: str, root: Path, storage: Storage, parent: Role, child: Role
-    ) -> None:
-        self._client, self._experiment, self._root, self._storage = client, experiment, root.absolute(), storage
+    def __init__(self, uri: str, experiment: str, root: Path, storage: Storage, parent: Role, child: Role) -> None:
+        self._uri, self._experiment, self._root, self._storage = uri, experiment, root.absolute(), storage
         self._parent, self._child = parent, child
         self.runs: dict[Key, str] = {}
         self.experiment_id: str | None = None
         self._awaited: dict[tuple[Key, int], float] = {}  # since when files of a run at a step are
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        return connect(self._uri)  # an embedded store is made now, which takes seconds that no one waits for here
 
     def ask(self) -> None:
         """Asks the store, once, which runs it has.

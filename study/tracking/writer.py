@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlflow import MlflowClient
-
 from study.storage import Storage
 from study.tracking.names import NOTE, NUMBER, OUTCOME, PARENT_RUN, REASON, STATUS, Key, Outcome, Role
 from study.tracking.spool import Event, Spool, last_sent
@@ -52,7 +50,7 @@ class StudyWriter:
 
     def __init__(
         self,
-        client: MlflowClient,
+        uri: str,
         experiment: str,
         spool: Path,
         storage: Storage | None = None,
@@ -63,7 +61,7 @@ class StudyWriter:
         self._parent, self._child = parent, child
         self._spool = Spool(spool)
         storage = storage or Storage(str(self._root.parent))
-        self._store = StudyStore(client, experiment, self._root, storage, parent, child)
+        self._store = StudyStore(uri, experiment, self._root, storage, parent, child)
         self.said: defaultdict[Key, Said] = defaultdict(Said)
         for event in self._spool.past:
             self._note(event)

@@ -14,7 +14,6 @@ from typing import Any
 import optuna
 import pytest
 import torch
-from mlflow import MlflowClient
 from optuna.storages.journal import JournalFileBackend
 
 from model.schedules import from_dict
@@ -125,20 +124,21 @@ def test_damaged_line_of_a_spool_is_noticed(tmp_path: Path, caplog: pytest.LogCa
 
 
 def test_a_step_is_logged_once_and_in_order(tmp_path: Path) -> None:
-    client = connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    writer = StudyWriter(client, "name", tmp_path / "x.spool")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    writer = StudyWriter(uri, "name", tmp_path / "x.spool")
     writer.start_study({}, {}, "")
     writer.start_trial(0, "trial-0", {}, {})
     now = 2_000_000_000_000
     for step, time_ms in ((0, now), (10, now - 3_600_000), (10, now + 5), (20, now - 7)):
         writer.log(0, step, {"val_loss": 1.0 + step}, time_ms)
     assert writer.close(60)
-    again = StudyWriter(client, "name", tmp_path / "x.spool")  # another session
+    again = StudyWriter(uri, "name", tmp_path / "x.spool")  # another session
     again.log(0, 20, {"val_loss": 21.0}, now + 9)
     again.log(0, 30, {"val_loss": 31.0}, now - 9)
     again.end_trial(0, Outcome.COMPLETED)
     assert again.close(60)
-    (trial,) = MlflowClient(client.tracking_uri).search_runs(["1"], "tags.role = 'trial'")
+    client = connect(uri)
+    (trial,) = client.search_runs(["1"], "tags.role = 'trial'")
     points = client.get_metric_history(trial.info.run_id, "val_loss")
     assert [point.step for point in points] == [0, 10, 20, 30]
     assert all(point.timestamp == now for point in points)
@@ -149,13 +149,14 @@ def test_files_outside_the_study_are_not_uploaded(tmp_path: Path, caplog: pytest
     folder = tmp_path / "study"
     folder.mkdir()
     (tmp_path / "secret.txt").write_text("secret")
-    client = connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     spool = Spool(folder / "x.spool")
     spool.close()
-    writer = StudyWriter(client, "name", folder / "x.spool")
+    writer = StudyWriter(uri, "name", folder / "x.spool")
     writer.start_study({}, {}, "")
     writer._put(-1, "artifacts", files=["../secret.txt"], folder=None)  # as a spool from elsewhere may say
     assert writer.close(60)
+    client = connect(uri)
     (parent,) = client.search_runs(["1"])
     assert client.list_artifacts(parent.info.run_id) == []
     assert "../secret.txt" in caplog.text
