@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 RAY = [str(Path(sys.executable).with_name("ray"))]
 SMALL = ["--num-cpus", "1", "--object-store-memory", "80000000", "--disable-usage-stats"]
-SEARCH = [sys.executable, "-m", "study.search", "--preset", "smoke", "--gpus", "0"]
+SEARCH = [sys.executable, "-m", "study.search", "--preset", "smoke", "--gpus", "0", "--address", "auto"]
 LONG = ["--steps", "4000", "--trials", "4", "--scheduler", "none"]
 
 
@@ -27,10 +27,13 @@ def test_a_study_goes_on_when_a_host_is_lost(tmp_path: Path, monkeypatch: pytest
     with hosts("first", "second", "third", with_code="first") as (first, second, third):
         store = f"sqlite:///{tmp_path / 'runs.db'}"
         with s3_server(tmp_path, host=HERE) as s3, mlflow_server(tmp_path, store, "kept", KEYS, host=HERE) as uri:
+            token = first.run([*RAY, "get-auth-token", "--generate"]).strip()
             first.run([*RAY, "start", "--head", "--port", "6379", *SMALL], **KEYS)
             for host in (second, third):
-                host.run([*RAY, "start", "--address", f"{first.address}:6379", *SMALL], **KEYS)
-            where = {"RAY_ADDRESS": "auto", "MLFLOW_TRACKING_URI": uri, **KEYS}
+                host.run(["bash", "-c", f"mkdir ~/.ray && echo {token} > ~/.ray/auth_token"])
+                join = [*RAY, "start", "--address", f"{first.address}:6379", *SMALL]
+                host.run(join, **KEYS, RAY_AUTH_MODE="token")
+            where = {"MLFLOW_TRACKING_URI": uri, **KEYS}
             driver = first.start([*SEARCH, *LONG, "--name", "hosts", "--storage", s3.uri("hosts")], **where)
             storage, client = Storage(s3.uri("hosts"), tmp_path / "copy"), MlflowClient(uri)
 
