@@ -18,6 +18,7 @@ from study.uris import redacted
 log = logging.getLogger(__name__)
 BATCH = 1000
 TOGETHER = ("metrics", "tags")
+ASKING = -1
 RETRY_SECONDS = 5.0
 ROUND_SECONDS = 3.0
 """From one sending to the next, unless someone waits: of many evaluations each must not be a request of its own."""
@@ -67,7 +68,8 @@ class StudyWriter:
             self._note(event)
         self._stop = threading.Event()
         self._hurried = threading.Event()
-        self._failing = self._rewound = False
+        self._failing: int | None = None  # the place of what could not be sent, or ASKING
+        self._rewound = False
         self.closed = False
         self._thread = threading.Thread(target=self._send_all, name="mlflow-writer", daemon=True)
         self._thread.start()
@@ -168,13 +170,12 @@ class StudyWriter:
                     break
                 sent += group
             else:
+                later.sort(key=lambda group: self._failing in group)  # what fails holds up nothing else
                 for group in later:
-                    if time.monotonic() > started + ROUND_SECONDS or self._failing:
-                        break
                     sent += group if self._sent(group) else ()
+                    if time.monotonic() > started + ROUND_SECONDS:
+                        break
             self._spool.remove(sent)
-            if self._failing:
-                continue
             if self._hurried.wait(started + ROUND_SECONDS - time.monotonic()) and not sent:
                 self._stop.wait(LOOK_SECONDS)
 
@@ -183,7 +184,7 @@ class StudyWriter:
         try:
             self._store.ask()
         except Exception as error:  # see _sent
-            self._wait(error)
+            self._wait(error, ASKING)
             return False
         if PARENT_RUN not in self._store.runs and self._spool.any_sent and not self._rewound:
             self._rewound = True
@@ -193,7 +194,7 @@ class StudyWriter:
 
     def _sent(self, group: Mapping[int, Event]) -> bool:
         """Sends events once; True if that is over with, False if they are to be sent again."""
-        events = list(group.values())
+        place, events = min(group), list(group.values())
         try:
             self._store.send(events)
         except TooEarlyError:
@@ -202,17 +203,17 @@ class StudyWriter:
             what = f"{events[0]['what']} of trial {events[0]['trial']}"
             log.warning("MLflow cannot take the %s, which is left out: %s", what, _line(error))
         except Exception as error:  # a server that is away, in whichever of its many ways: the events stay on disk
-            self._wait(error)
+            self._wait(error, place)
             return False
-        if self._failing:
+        if self._failing in (place, ASKING):
             log.warning("MLflow answers again")
-        self._failing = False
+            self._failing = None
         return True
 
-    def _wait(self, error: Exception) -> None:
-        if not self._failing:
+    def _wait(self, error: Exception, place: int) -> None:
+        if self._failing is None:
             log.warning("MLflow does not answer; what it should have is kept on disk: %s", _line(error))
-        self._failing = True
+        self._failing = place
         self._store.doubt()
         self._stop.wait(RETRY_SECONDS)
 
