@@ -135,20 +135,21 @@ class Mirror:
                 self._changed.wait_for(lambda: self._closing or self._asked > self._done, pause)
 
     def _send_all(self) -> None:
-        files: dict[Path, IO[bytes]] = {}
+        files: dict[Path, tuple[IO[bytes], os.stat_result]] = {}
         try:
             for path in sorted(self._files(), key=_rank, reverse=True):
                 try:
-                    files[path] = path.open("rb")
+                    file = path.open("rb")
                 except FileNotFoundError:
                     continue  # an old checkpoint, removed meanwhile
-            for path, file in reversed(files.items()):
-                signature = _signature(os.fstat(file.fileno()))
+                files[path] = file, os.fstat(file.fileno())
+            for path, (file, stat) in reversed(files.items()):
+                signature = _signature(stat)
                 if self._sent.get(path) != signature:
-                    self._storage.send(file, path)
+                    self._storage.send(file, path, stat.st_size)
                     self._sent[path] = signature
         finally:
-            for file in files.values():
+            for file, _ in files.values():
                 file.close()
         for path in sorted(self._sent.keys() - files.keys(), key=_rank, reverse=True):
             self._storage.delete(path)

@@ -16,7 +16,7 @@ from study.cluster import Slots
 import ray  # isort: skip  # after study.cluster has set what Ray reads
 from ray import tune  # isort: skip
 
-from study.early_stopping import SparingASHA
+from study.early_stopping import InOrder, SparingASHA
 from study.messages import CHECKPOINT_STEP
 from study.searcher import StudySearcher
 
@@ -126,12 +126,12 @@ def run_trials(
     `trial` is what Tune runs for each, given its config. Raises whatever keeps the study from going on.
     """
     stop.searcher = searcher
-    searcher.trials = trials
+    searcher.trials, searcher.is_over = trials, stop.stop_all
     tuner = tune.Tuner(
         tune.with_resources(trial, slots.resources),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=scheduler,
+            scheduler=scheduler or InOrder(),
             num_samples=-1,  # the searcher knows when it is over: a trial may have to be begun again
             reuse_actors=True,  # a new process for every trial would import torch for seconds
             trial_name_creator=_trial_id,

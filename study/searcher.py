@@ -102,8 +102,9 @@ class StudySearcher(Searcher):
     Trials found unfinished are given first, as they are. Trials that are neither completed, nor stopped by the
     scheduler, nor failed, when Tune ends, stay unfinished, for --resume. Nothing of it lives in Ray's files.
 
-    `trials` is how many it gives in all. `broken` is why the session cannot go on, as a full disk; then nothing more is
-    asked or told, since what Tune would say of the trials after that is not true of them.
+    `trials` is how many it gives in all; when `is_over` says so, it gives no more. `broken` is why the session cannot
+    go on, as a full disk; then nothing more is asked or told, since what Tune would say of the trials after that is not
+    true of them.
 
     Args:
         may_begin: is asked before each, with the number of those that run; while it says no, Tune gets none.
@@ -125,6 +126,7 @@ class StudySearcher(Searcher):
         self._study, self._space, self._steps, self._listener = study, space, steps, listener
         self.broken: BaseException | None = None
         self.trials: float = math.inf
+        self.is_over: Callable[[], bool] = lambda: False
         self._given = 0
         self._may_begin, self._mirror = may_begin, mirror
         self._next: tuple[optuna.Trial, int] | None = None  # asked, and not given yet
@@ -134,7 +136,9 @@ class StudySearcher(Searcher):
         self._last: dict[int, Mapping[str, Any]] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        """Returns the config of the next trial; None if none may begin now, FINISHED when `trials` have ended."""
+        """Returns the config of the next trial; None if none may begin now, FINISHED when none will any more."""
+        if self.is_over():
+            return Searcher.FINISHED  # while Tune waits for a trial, it looks at nothing else
         if self._given >= self.trials:
             return None if self._numbers else Searcher.FINISHED
         return self._unless_broken(lambda: self._suggest(trial_id))

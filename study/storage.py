@@ -17,7 +17,7 @@ from study.uris import redacted
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
 """Of the object stores whose URI pyarrow reads. Credentials come from the environment, and nothing keeps them."""
-APPENDED = (".journal", ".spool")
+APPENDED = (".journal", ".jsonl", ".spool")
 """Ends of the names of files that grow by lines: a line that is being written is not sent."""
 BLOCK = 1 << 20
 THREADS = 16
@@ -116,11 +116,14 @@ class Storage:
         except FileNotFoundError:
             return None
 
-    def send(self, file: IO[bytes], path: Path) -> None:
-        """Copies an open file to the object store; others see it whole or not at all."""
+    def send(self, file: IO[bytes], path: Path, size: int) -> None:
+        """Copies an open file of a size to the object store; others see it whole or not at all.
+
+        What was appended to lines since the file had that size is not sent.
+        """
         with self._store.open_output_stream(self._at(path)) as target:
             if path.suffix in APPENDED:
-                lines = file.read()
+                lines = file.read(size)
                 target.write(lines[: lines.rfind(b"\n") + 1])
             else:
                 shutil.copyfileobj(file, target, BLOCK)

@@ -130,12 +130,29 @@ def postgres(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def mlflow_server(
-    folder: Path, store: str, artifacts: str, env: Mapping[str, str] | None = None, *options: str
+    folder: Path,
+    store: str,
+    artifacts: str,
+    env: Mapping[str, str] | None = None,
+    *options: str,
+    host: str = "127.0.0.1",
 ) -> Iterator[str]:
     """Runs an MLflow server with one worker; returns its URI, without user and password."""
-    port = free_port()
-    uri = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1", *options]
+    port = free_port(host)
+    uri = f"http://{host}:{port}"
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        host,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        *options,
+    ]
     command += ["--backend-store-uri", store, "--artifacts-destination", artifacts]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with process(command, folder, folder / "mlflow.log", lambda: answers(f"{uri}/health"), quiet | dict(env or {})):

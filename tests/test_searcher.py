@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 
 from model.schedules import from_dict
 from search_spaces import KNOWN_GOOD, SPACES
-from study.early_stopping import SparingASHA
+from study.early_stopping import InOrder, SparingASHA
 from study.searcher import StudySearcher, ask_known_good_first, finished, open_optuna_study, open_storage
 from study.tracking.names import Outcome
 
@@ -213,6 +213,38 @@ def test_asha_judges_a_resumed_trial_by_the_loss_that_it_had_at_its_rung(journal
     asha.remember(open_optuna_study(open_storage(None, journal), "study", "tpe", seed=1))
     assert not asha_stops(asha, "resumed", 40, 1.5, number=1)  # it passed rung 20 then, at 2.5
     assert asha_stops(asha, "new", 20, 2.4), "the rung's better third is 2.17 and below, not 1.7"
+
+
+def test_when_it_is_over_no_trial_is_given(journal: Path) -> None:
+    searcher, _ = make(journal)
+    config = searcher.suggest("t0")
+    searcher.is_over = lambda: True
+    assert searcher.suggest("t1") == Searcher.FINISHED
+    searcher.on_trial_complete("t0", result(100))
+    assert isinstance(config, dict)
+    assert states(journal)[:2] == [TrialState.COMPLETE, TrialState.WAITING]
+
+
+def test_the_first_trial_that_waits_is_run_whatever_has_ended() -> None:
+    trials = [SimpleNamespace(status=status, is_finished=lambda: False) for status in ("RUNNING", "PENDING", "PENDING")]
+    looked_at = []
+
+    class Ended:
+        status = "TERMINATED"
+
+        def is_finished(self) -> bool:
+            looked_at.append(self)
+            return True
+
+    for scheduler in (InOrder(), SparingASHA(100, 20)):
+        looked_at.clear()
+        all_trials = [*(Ended() for _ in range(5)), *trials]
+        controller = SimpleNamespace(get_trials=all_trials.copy)
+        assert [scheduler.choose_trial_to_run(controller) for _ in range(3)] == [trials[1]] * 3
+        assert len(looked_at) == 5, "each that has ended is looked at once"
+        trials[1].status = "RUNNING"
+        assert scheduler.choose_trial_to_run(controller) is trials[2]
+        trials[1].status = "PENDING"
 
 
 def test_asha_counts_a_trial_that_is_begun_again_once() -> None:

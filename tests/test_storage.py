@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 from mlflow import MlflowClient
@@ -124,7 +125,7 @@ def test_of_a_damaged_checkpoint_the_one_before_it_is_taken(storage: Storage) ->
     storage.fetch(newest)
     newest.write_bytes(newest.read_bytes()[:-100] + bytes(100))
     with newest.open("rb") as file:
-        storage.send(file, newest)
+        storage.send(file, newest, newest.stat().st_size)
     assert train(storage, until=40) == whole[3:]
 
 
@@ -159,8 +160,8 @@ def test_what_is_in_the_store_names_nothing_that_is_not(storage: Storage, monkey
     send, seen = Storage.send, set()
     run = StudyFolder(storage.folder, "study").trial(7)
 
-    def looked_at(self: Storage, file: object, path: Path) -> None:
-        send(self, file, path)  # type: ignore[arg-type]
+    def looked_at(self: Storage, file: IO[bytes], path: Path, size: int) -> None:
+        send(self, file, path, size)
         names = {str(path.relative_to(self.folder)) for path in self.list(self.folder / "study")}
         for name in names:
             if name.endswith("manifest.json"):
@@ -175,6 +176,32 @@ def test_what_is_in_the_store_names_nothing_that_is_not(storage: Storage, monkey
     train(storage)
     assert sum(name.endswith("manifest.json") for name in seen) >= 2
     assert storage.holds(run.weights)
+
+
+@pytest.mark.slow
+def test_evaluations_are_sent_no_further_than_the_weights_beside_them(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = StudyFolder(storage.folder, "study").trial(7)
+    run.path.mkdir(parents=True)
+    run.weights.write_bytes(b"of step 0")
+    run.metrics.write_text("step 0\n")
+    send = Storage.send
+
+    def while_it_goes_on(self: Storage, file: IO[bytes], path: Path, size: int) -> None:
+        send(self, file, path, size)
+        if path == run.weights and path.read_bytes() == b"of step 0":
+            run.weights.with_name(".part").write_bytes(b"of step 10")
+            run.weights.with_name(".part").rename(run.weights)
+            with run.metrics.open("a") as metrics:
+                metrics.write("step 10\nste")
+
+    monkeypatch.setattr(Storage, "send", while_it_goes_on)
+    mirror = Mirror(storage, run.path)
+    mirror._send_all()
+    assert (storage.read(run.weights), storage.read(run.metrics)) == (b"of step 0", b"step 0\n")
+    mirror._send_all()
+    assert (storage.read(run.weights), storage.read(run.metrics)) == (b"of step 10", b"step 0\nstep 10\n")
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ def test_metrics_of_a_run_go_together_and_wait_for_no_files() -> None:
     said += ["-1 end"]
     events = [{"trial": int(words.split()[0]), "what": words.split()[1]} for words in said]
     now, later = in_order(enumerate(events))
-    assert [list(group) for group in now] == [[0], [1], [2], [3, 5], [4, 8], [9], [10, 15], [11], [12]]
+    assert [list(group) for group in now] == [[0], [1], [2], [3, 5], [4, 8, 11, 12], [9], [10, 15]]
     assert [list(group) for group in later] == [[6], [13]]
     left = [(place, event) for place, event in enumerate(events) if place in (7, 14, 16)]
     now, later = in_order(left)

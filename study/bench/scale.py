@@ -8,7 +8,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +104,11 @@ class Meter:
         self._reports = self._ended = 0
         remove = writer._spool.remove
 
-        def watching(group: Mapping[int, Any]) -> None:
+        def watching(places: Sequence[int]) -> None:
             now = time.time() * 1000
-            self._delays += [(now - e["time_ms"]) / 1000 for e in group.values() if e["what"] == "metrics"]
-            remove(group)
+            events = [writer._spool._all[place][1] for place in places]
+            self._delays += [(now - e["time_ms"]) / 1000 for e in events if e["what"] == "metrics"]
+            remove(places)
 
         writer._spool.remove = watching
 

@@ -80,7 +80,7 @@ class StudyStore:
         self.experiment_id = None
 
     def send(self, events: Sequence[Event]) -> None:
-        """Sends one event, or several that are metrics of one run.
+        """Sends one event, or several that are metrics and tags of one run.
 
         Raises:
             UselessError: if the store answers, but never takes this.
@@ -88,8 +88,8 @@ class StudyStore:
             Exception: whatever a store raises that is away.
         """
         try:
-            if events[0]["what"] == "metrics":
-                self._send_metrics(events)
+            if events[0]["what"] in ("metrics", "tags"):
+                self._send_batch(events)
             else:
                 self._send_one(events[0])
         except MlflowException as error:
@@ -99,15 +99,17 @@ class StudyStore:
             self.ask()  # raises if it was not the store that refused, but something in front of one that is away
             raise UselessError(str(error)) from None
 
-    def _send_metrics(self, events: Sequence[Event]) -> None:
+    def _send_batch(self, events: Sequence[Event]) -> None:
+        run_id = self._run_id(events[0]["trial"])
+        tags = {key: value for event in events for key, value in event.get("tags", {}).items()}
         metrics = [
             Metric(key, value, event["time_ms"], event["step"])
             for event in events
-            for key, value in event["metrics"].items()
+            for key, value in event.get("metrics", {}).items()
         ]
-        for first in range(0, len(metrics), METRICS_AT_ONCE):
-            part = metrics[first : first + METRICS_AT_ONCE]
-            self._client.log_batch(self._run_id(events[0]["trial"]), metrics=part)
+        room = METRICS_AT_ONCE - len(tags)
+        for first in range(0, max(1, len(metrics)), room):
+            self._client.log_batch(run_id, metrics=metrics[first : first + room], tags=_tags(tags))
 
     def _send_one(self, event: Event) -> None:
         if event["what"] == "start":
@@ -142,7 +144,7 @@ class StudyStore:
                 raise UselessError(f"there is no file {path.name} in {path.parent}") from None
 
     def _send_start(self, event: Event) -> None:
-        number = event["trial"]
+        number, tags = event["trial"], event["tags"]
         self.ask()
         assert self.experiment_id is not None
         if number in self.runs:
@@ -150,13 +152,14 @@ class StudyStore:
             for tag in {OUTCOME, REASON} & self._client.get_run(self.runs[number]).data.tags.keys():
                 self._client.delete_tag(self.runs[number], tag)
         else:
-            tags = {ROLE: event["role"], RUN_NAME: event["name"], **event["tags"]}
+            tags = {ROLE: event["role"], RUN_NAME: event["name"], **tags}
             if number != PARENT_RUN:
                 tags[PARENT] = self._run_id(PARENT_RUN)
             run = self._client.create_run(self.experiment_id, start_time=event["time_ms"], tags=tags)
             self.runs[number] = run.info.run_id
+            tags = {}  # it has them
         params = [Param(key, _text(value)) for key, value in event["params"].items()]
-        self._client.log_batch(self.runs[number], params=params, tags=_tags(event["tags"]))
+        self._client.log_batch(self.runs[number], params=params, tags=_tags(tags))
 
     def _run_id(self, number: Key) -> str:
         self.ask()

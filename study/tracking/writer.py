@@ -17,6 +17,8 @@ from study.uris import redacted
 
 log = logging.getLogger(__name__)
 BATCH = 1000
+TOGETHER = ("metrics", "tags")
+ASKING = -1
 RETRY_SECONDS = 5.0
 ROUND_SECONDS = 3.0
 """From one sending to the next, unless someone waits: of many evaluations each must not be a request of its own."""
@@ -66,7 +68,8 @@ class StudyWriter:
             self._note(event)
         self._stop = threading.Event()
         self._hurried = threading.Event()
-        self._failing = self._rewound = False
+        self._failing: int | None = None  # the place of what could not be sent, or ASKING
+        self._rewound = False
         self.closed = False
         self._thread = threading.Thread(target=self._send_all, name="mlflow-writer", daemon=True)
         self._thread.start()
@@ -161,13 +164,18 @@ class StudyWriter:
                 continue
             started = time.monotonic()
             now, later = in_order(waiting)
-            if not all(self._sent(group) for group in now):
-                continue
-            sent = len(now)
-            for group in later:
-                if time.monotonic() > started + ROUND_SECONDS or self._failing:
+            sent: list[int] = []
+            for group in now:
+                if not self._sent(group):
                     break
-                sent += self._sent(group)
+                sent += group
+            else:
+                later.sort(key=lambda group: self._failing in group)  # what fails holds up nothing else
+                for group in later:
+                    sent += group if self._sent(group) else ()
+                    if time.monotonic() > started + ROUND_SECONDS:
+                        break
+            self._spool.remove(sent)
             if self._hurried.wait(started + ROUND_SECONDS - time.monotonic()) and not sent:
                 self._stop.wait(LOOK_SECONDS)
 
@@ -176,7 +184,7 @@ class StudyWriter:
         try:
             self._store.ask()
         except Exception as error:  # see _sent
-            self._wait(error)
+            self._wait(error, ASKING)
             return False
         if PARENT_RUN not in self._store.runs and self._spool.any_sent and not self._rewound:
             self._rewound = True
@@ -186,7 +194,7 @@ class StudyWriter:
 
     def _sent(self, group: Mapping[int, Event]) -> bool:
         """Sends events once; True if that is over with, False if they are to be sent again."""
-        events = list(group.values())
+        place, events = min(group), list(group.values())
         try:
             self._store.send(events)
         except TooEarlyError:
@@ -195,18 +203,17 @@ class StudyWriter:
             what = f"{events[0]['what']} of trial {events[0]['trial']}"
             log.warning("MLflow cannot take the %s, which is left out: %s", what, _line(error))
         except Exception as error:  # a server that is away, in whichever of its many ways: the events stay on disk
-            self._wait(error)
+            self._wait(error, place)
             return False
-        if self._failing:
+        if self._failing in (place, ASKING):
             log.warning("MLflow answers again")
-        self._failing = False
-        self._spool.remove(group)
+            self._failing = None
         return True
 
-    def _wait(self, error: Exception) -> None:
-        if not self._failing:
+    def _wait(self, error: Exception, place: int) -> None:
+        if self._failing is None:
             log.warning("MLflow does not answer; what it should have is kept on disk: %s", _line(error))
-        self._failing = True
+        self._failing = place
         self._store.doubt()
         self._stop.wait(RETRY_SECONDS)
 
@@ -214,9 +221,9 @@ class StudyWriter:
 def in_order(waiting: Iterable[tuple[int, Event]]) -> tuple[list[dict[int, Event]], list[dict[int, Event]]]:
     """Returns what is to be sent one after the other, and then what may be sent in any order, each by its places.
 
-    Metrics of one run go together, whatever was said of others meanwhile; all else goes alone, so that what MLflow
-    refuses takes nothing with it. Files take long, and metrics are not to wait for them: the first of a run's files,
-    and nothing that was said of the run after them, may be sent later. The study's own end waits for all the rest.
+    Metrics and tags of one run go together, whatever was said of others meanwhile; all else goes alone, so that what
+    MLflow refuses takes nothing with it. Files take long, and metrics are not to wait for them: the first of a run's
+    files, and nothing that was said of the run after them, may be sent later. The study's own end waits for all else.
     """
     now: list[dict[int, Event]] = []
     later: list[dict[int, Event]] = []
@@ -231,12 +238,12 @@ def in_order(waiting: Iterable[tuple[int, Event]]) -> tuple[list[dict[int, Event
             later.append({place: event})
         elif what == "end" and number == PARENT_RUN and later:
             held.add(number)
-        elif what == "metrics" and number in together:
+        elif what in TOGETHER and number in together:
             together[number][place] = event
         else:
             now.append({place: event})
             together.pop(number, None)
-            if what == "metrics":
+            if what in TOGETHER:
                 together[number] = now[-1]
     return now, later
 
