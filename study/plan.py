@@ -128,7 +128,7 @@ def _check_tracking(uri: str, must_answer: bool) -> None:
     except UserError as error:
         if must_answer or not uri.startswith(("http://", "https://")):
             raise
-        log.warning("%s: the study goes on, and what MLflow should have is kept on disk", str(error).partition(":")[0])
+        log.warning("%s: the study goes on, and what MLflow should have is kept on disk", str(error).partition(" (")[0])
 
 
 def _old_config(options: SearchOptions, given: Mapping[str, Any]) -> StudyConfig:
