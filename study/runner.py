@@ -1,11 +1,12 @@
 """Runs the trials of a study through Ray Tune, until all have ended, the time is over, or someone stops it."""
 
 import logging
+import math
 import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -33,8 +34,18 @@ class Stop(tune.Stopper):
 
     def __init__(self, time_budget: float | None) -> None:
         self._deadline = None if time_budget is None else time.monotonic() + time_budget
-        self.interrupted = False
+        self._interrupted = math.inf  # when, by `time.monotonic`
         self.searcher: StudySearcher | None = None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether someone wishes the study to end."""
+        return self._interrupted < math.inf
+
+    def shortened(self, deadline: Callable[[], float], seconds: float) -> Callable[[], float]:
+        """Returns a deadline, by `time.monotonic`, or so many seconds from now once someone wishes the end."""
+        now = time.monotonic()
+        return lambda: min(deadline(), max(now, self._interrupted) + seconds)
 
     @property
     def out_of_time(self) -> bool:
@@ -57,7 +68,7 @@ class Stop(tune.Stopper):
         def interrupt(signum: int, frame: FrameType | None) -> None:
             if self.interrupted:
                 os._exit(130)
-            self.interrupted = True
+            self._interrupted = time.monotonic()
 
         previous = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
         try:

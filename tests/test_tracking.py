@@ -26,7 +26,7 @@ def test_spool_keeps_what_is_not_sent(tmp_path: Path) -> None:
     assert [e["i"] for e in again.take(10, timeout=0)] == [2, 3, 4]
     again.put({"i": 5})
     again.remove(4)
-    assert again.wait_empty(0)
+    assert again.wait_empty(lambda: 0.0)
     again.close()
     assert Spool(tmp_path / "x.spool").take(10, timeout=0) == []
 

@@ -5,13 +5,16 @@ import json
 import logging
 import os
 import threading
+import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 log = logging.getLogger(__name__)
 Event = dict[str, Any]
+LOOK_SECONDS = 0.1
+"""How often who waits looks whether its deadline has changed."""
 
 
 class Spool:
@@ -65,8 +68,10 @@ class Spool:
             return [event for _, event in self._all[self._next : self._next + limit]]
 
     def remove(self, n: int) -> None:
-        """Removes the `n` oldest events: they were sent."""
+        """Removes the `n` oldest events: they were sent. If it is closed, the next process sends them again."""
         with self._changed:
+            if self._file.closed:
+                return
             self._next += n
             self._note_sent(self._all[self._next - 1][0])
 
@@ -76,10 +81,12 @@ class Spool:
             self._next = 0
             self._note_sent(0)
 
-    def wait_empty(self, timeout: float) -> bool:
-        """Waits until all is sent; False if that takes longer than `timeout` seconds."""
+    def wait_empty(self, deadline: Callable[[], float]) -> bool:
+        """Waits until all is sent; False if that is not before the deadline, of `time.monotonic`, which may change."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._is_waiting(), timeout)
+            while self._is_waiting() and (left := deadline() - time.monotonic()) > 0:
+                self._changed.wait(min(left, LOOK_SECONDS))
+            return not self._is_waiting()
 
     def close(self) -> None:
         """Closes the file; what is not sent stays in it."""

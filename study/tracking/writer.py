@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -18,8 +18,12 @@ from study.tracking.store import StudyStore, UselessError
 from study.uris import redacted
 
 log = logging.getLogger(__name__)
+Deadline = Callable[[], float]
+"""Until when to wait, by `time.monotonic`; asked again and again."""
 BATCH = 200
 RETRY_SECONDS = 5.0
+LAST_TRY_SECONDS = 10.0
+"""What a server that has been away for long is given at the end."""
 
 
 @dataclass
@@ -57,6 +61,7 @@ class StudyWriter:
             self._note(event)
         self._stop = threading.Event()
         self._failing = self._rewound = False
+        self._answered = time.monotonic()
         self.closed = False
         self._thread = threading.Thread(target=self._send_all, name="mlflow-writer", daemon=True)
         self._thread.start()
@@ -108,15 +113,22 @@ class StudyWriter:
         """Closes the parent run."""
         self._put(PARENT_RUN, "end", status=status, tags={})
 
-    def flush(self, timeout: float) -> bool:
-        """Waits for all to be sent, for at most `timeout` seconds; False if some is not."""
-        return self._spool.wait_empty(timeout)
+    def patience(self, seconds: float) -> Deadline:
+        """Returns until when to wait for a server: until it has been silent for so many seconds."""
+        now = time.monotonic()
+        return lambda: max(now + LAST_TRY_SECONDS, self._answered + seconds)
 
-    def close(self, timeout: float) -> bool:
-        """Sends what is left, for at most `timeout` seconds; False if some is left on disk for the next time."""
-        done = self._spool.wait_empty(timeout)
+    def flush(self, wait: float | Deadline) -> bool:
+        """Waits for all to be sent, for so many seconds at most or until a deadline; False if some is not."""
+        return self._spool.wait_empty(wait if callable(wait) else in_seconds(wait))
+
+    def close(self, wait: float | Deadline) -> bool:
+        """Sends what is left, as `flush` does; False if some is left on disk for the next time.
+
+        The sending thread is not waited for: a server that hangs may keep it, and what it sends is sent again.
+        """
+        done = self.flush(wait)
         self._stop.set()
-        self._thread.join(timeout=1)  # it may wait for a server that hangs: what it sends then is sent again
         self._spool.close()
         self.closed = True
         return done
@@ -175,6 +187,7 @@ class StudyWriter:
         if self._failing:
             log.warning("MLflow answers again")
         self._failing = False
+        self._answered = time.monotonic()
         return True
 
     def _wait(self, error: Exception) -> None:
@@ -192,6 +205,12 @@ def _group(numbered: tuple[int, Event]) -> tuple[str, Key]:
 
 def _line(error: Exception) -> str:
     return redacted((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
+
+
+def in_seconds(seconds: float) -> Deadline:
+    """Returns the deadline so many seconds from now."""
+    deadline = time.monotonic() + seconds
+    return lambda: deadline
 
 
 def is_settled(spool: Path) -> bool:

@@ -5,9 +5,11 @@ import json
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from study.layout import StudyFolder
 from study.lock import StudyLock
 from study.messages import DISK, DIVERGED, FAILED
 from study.rows import Labels
+from study.runner import Stop
 from study.searcher import open_optuna_study, open_storage
 from study.tracking.client import connect
 from study.tracking.names import Outcome
@@ -143,6 +146,23 @@ def test_a_step_is_logged_once_and_in_order(tmp_path: Path) -> None:
     assert [point.step for point in points] == [0, 10, 20, 30]
     assert all(point.timestamp == now for point in points)
     assert trial.info.end_time >= now
+
+
+def test_ctrl_c_cuts_short_the_last_wait_for_a_server(tmp_path: Path) -> None:
+    with socket.socket() as listener:  # accepts, and never answers
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        writer = StudyWriter(connect(f"http://127.0.0.1:{listener.getsockname()[1]}"), "name", tmp_path / "x.spool")
+        writer.start_study({}, {}, "")
+        stop = Stop(None)
+        pressed = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+        began = time.monotonic()
+        with stop.on_signals():
+            pressed.start()
+            assert not writer.flush(stop.shortened(writer.patience(60), 2))
+        assert not writer.close(stop.shortened(writer.patience(60), 2))
+    assert 0.5 < time.monotonic() - began < 10
+    assert stop.interrupted
 
 
 def test_files_outside_the_study_are_not_uploaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
