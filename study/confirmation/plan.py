@@ -13,10 +13,10 @@ from model.schedules import Constant, Schedule
 from study.config import TrainingConfig
 from study.confirmation.arms import SWEEP_RATES, Arm, Found, best_of_study
 from study.confirmation.options import MOST_SEEDS, ConfirmOptions
-from study.corpus import atomic_path
 from study.errors import UserError
 from study.flags import flag
 from study.folder import RunFolder
+from study.kept import read_kept, write_kept
 from study.layout import StudyConfig, StudyFolder
 
 SWEEP_OFFSET = MOST_SEEDS
@@ -90,8 +90,7 @@ class ConfirmationFolder:
         """Writes the config, whole or not at all. Raises UserError if it cannot be written."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with atomic_path(self.config) as part:
-                part.write_text(config.to_yaml(), encoding="utf-8")
+            write_kept(self.config, config.to_yaml())
         except OSError as error:
             raise UserError(f"{self.path} cannot be made ({error.strerror}): see --storage") from None
 
@@ -100,7 +99,7 @@ class ConfirmationFolder:
         if not self.config.exists():
             return None
         try:
-            d: dict[str, Any] = yaml.safe_load(self.config.read_bytes())
+            d: dict[str, Any] = yaml.safe_load(read_kept(self.config))
             found = tuple(Found.from_dict(item) for item in d["found"])
             return ConfirmationConfig(**d | {"found": found, "training": TrainingConfig.from_dict(d["training"])})
         except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:

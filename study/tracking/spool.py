@@ -100,7 +100,7 @@ class Spool:
         self._sent = offset
         part = self._sent_path.with_suffix(".part")
         try:
-            part.write_text(str(offset))
+            part.write_bytes(_line(offset))
             part.replace(self._sent_path)
         except OSError:
             pass  # a full disk: the next process sends the same again, and that changes nothing
@@ -115,9 +115,14 @@ def last_sent(path: Path) -> Event | None:
     return events[-1][1] if events else None
 
 
-def _line(event: Event) -> bytes:
-    text = json.dumps(event).encode()
+def _line(content: Event | int) -> bytes:
+    text = json.dumps(content).encode()
     return b"%08x %b\n" % (zlib.crc32(text), text)
+
+
+def _is_whole(line: bytes) -> bool:
+    checksum, _, text = line.rstrip(b"\n").partition(b" ")
+    return checksum == b"%08x" % zlib.crc32(text)
 
 
 def _events(path: Path, raw: bytes) -> list[tuple[int, Event]]:
@@ -125,9 +130,8 @@ def _events(path: Path, raw: bytes) -> list[tuple[int, Event]]:
     events, end = [], 0
     for number, line in enumerate(io.BytesIO(raw), start=1):
         end += len(line)
-        checksum, _, text = line.rstrip(b"\n").partition(b" ")
-        if checksum == b"%08x" % zlib.crc32(text):
-            events.append((end, json.loads(text)))
+        if _is_whole(line):
+            events.append((end, json.loads(line.partition(b" ")[2])))
         else:
             log.warning("%s is damaged at line %d: what it said is taken from the trials' own files", path, number)
     return events
@@ -135,6 +139,7 @@ def _events(path: Path, raw: bytes) -> list[tuple[int, Event]]:
 
 def _offset(sent: Path) -> int:
     try:
-        return int(sent.read_text())
-    except (FileNotFoundError, ValueError):  # a damaged one counts as none: sending all again changes nothing
+        raw = sent.read_bytes()
+    except FileNotFoundError:
         return 0
+    return int(raw.split()[1]) if _is_whole(raw) else 0  # sending all again changes nothing

@@ -36,7 +36,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     watch = threading.Thread(target=let_go_on, args=(pid_file, stop))
     watch.start()
     try:
-        done = run([*STUDY, "--trials", "8"], folder, FAULTS="all sorts")
+        done = run([*STUDY, "--trials", "9"], folder, FAULTS="all sorts")
     finally:
         stop.set()
         watch.join()
@@ -45,10 +45,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 def test_all_is_told_once_and_alike(study: Study) -> None:
-    outcomes = check_whole(study.folder / "studies" / "study", study.client, 8)
+    outcomes = check_whole(study.folder / "studies" / "study", study.client, 9)
     failed = {number for number, outcome in outcomes.items() if outcome == "failed"}
-    assert failed == {2, 3, 4, 5}
-    assert {outcomes[number] for number in (0, 1, 6, 7)} == {"completed"}
+    assert failed == {2, 3, 4, 5, 7}
+    assert {outcomes[number] for number in (0, 1, 6, 8)} == {"completed"}
     assert "Traceback" not in study.output
 
 
@@ -76,6 +76,7 @@ def test_paused_worker_makes_no_difference(study: Study) -> None:
     [
         (2, "out of memory", "MemoryError"),
         (3, "KeyError: 'no such key'", "tests/faults/workers.py"),
+        (7, "out of memory: CUDA out of memory", "OutOfMemoryError"),
         (5, "its worker died, again and again, without a new checkpoint", "Failure # 3"),
     ],
 )

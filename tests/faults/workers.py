@@ -99,6 +99,17 @@ def runs_out_of_memory(marks: Path) -> Iterator[None]:
 
 
 @contextmanager
+def runs_out_of_gpu_memory(marks: Path) -> Iterator[None]:
+    """Is told by torch that the GPU's memory is full."""
+
+    def full(trainer: training.Trainer) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    with at_step(15, full):
+        yield
+
+
+@contextmanager
 def raises(marks: Path) -> Iterator[None]:
     """Has a mistake in its code."""
     with at_step(15, lambda trainer: {}["no such key"]):
@@ -167,6 +178,7 @@ FAULTS: Mapping[str, Mapping[int, Fault]] = {
         4: diverges,
         5: dies_at_once,
         6: is_paused,
+        7: runs_out_of_gpu_memory,
     },
     "clock": dict.fromkeys(range(100), steps_through_time),
     "slow": dict.fromkeys(range(100), is_slow),
