@@ -32,13 +32,13 @@ class Said:
 
     Attributes:
         open: whether it was begun and not ended since.
-        steps: those that have metrics.
+        steps: those that have metrics, with the time of each.
         time_ms: of the latest event: a clock that steps back does not take a run's points with it.
     """
 
     begun: bool = False
     open: bool = False
-    steps: set[int] = field(default_factory=set)
+    steps: dict[int, int] = field(default_factory=dict)
     time_ms: int = 0
 
 
@@ -91,9 +91,15 @@ class StudyWriter:
         self._put(number, "start", name=name, role=self._child, params=params, tags=tags)
 
     def log(self, number: Key, step: int, metrics: Mapping[str, float], time_ms: int | None = None) -> None:
-        """Logs metrics at a training step, unless the run has some at this step already."""
-        if step not in self.said[number].steps:
-            self._put(number, "metrics", time_ms, step=step, metrics=metrics)
+        """Logs metrics at a training step, unless the run has some at this step already.
+
+        Their time is the one given, so that what a damaged spool has forgotten is the same when it comes again; but
+        not before that of an earlier step.
+        """
+        steps = self.said[number].steps
+        if step not in steps:
+            before = max((time_ms for earlier, time_ms in steps.items() if earlier < step), default=0)
+            self._put(number, "metrics", max(time_ms or _now_ms(), before), step=step, metrics=metrics)
 
     def tag(self, number: Key, tags: Mapping[str, str]) -> None:
         """Sets tags of a trial's run."""
@@ -134,7 +140,8 @@ class StudyWriter:
         return done
 
     def _put(self, number: Key, what: str, time_ms: int | None = None, **details: Any) -> None:
-        time_ms = max(time_ms or int(time.time() * 1000), self.said[number].time_ms)
+        if time_ms is None:
+            time_ms = max(_now_ms(), self.said[number].time_ms)
         event = {"what": what, "trial": number, "time_ms": time_ms, **details}
         self._spool.put(event)
         self._note(event)
@@ -147,7 +154,7 @@ class StudyWriter:
         elif event["what"] == "end":
             said.open = False
         elif event["what"] == "metrics":
-            said.steps.add(event["step"])
+            said.steps[event["step"]] = event["time_ms"]
 
     def _send_all(self) -> None:
         while not self._stop.is_set():
@@ -196,6 +203,10 @@ class StudyWriter:
         self._failing = True
         self._store.doubt()
         self._stop.wait(RETRY_SECONDS)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
 
 
 def _group(numbered: tuple[int, Event]) -> tuple[str, Key]:

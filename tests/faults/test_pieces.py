@@ -216,6 +216,33 @@ def test_a_step_is_logged_once_and_in_order(tmp_path: Path) -> None:
     assert trial.info.end_time >= now
 
 
+def test_what_a_damaged_spool_forgets_is_said_again_and_not_twice(tmp_path: Path) -> None:
+    client, path = connect(f"sqlite:///{tmp_path / 'mlflow.db'}"), tmp_path / "x.spool"
+    evaluations = [(step, 1.0 + step, 2_000_000_000_000 + step) for step in (0, 10, 20)]
+    writer = StudyWriter(client, "name", path)
+    writer.start_study({}, {}, "")
+    writer.start_trial(0, "trial-0", {}, {})
+    for step, val_loss, time_ms in evaluations:
+        writer.log(0, step, {"val_loss": val_loss}, time_ms)
+    writer.end_trial(0, Outcome.COMPLETED)
+    assert writer.close(60)
+    lines = path.read_bytes().splitlines(keepends=True)
+    for forgotten in ([1], [3], [4], [2, 3, 4], [5]):  # the start of the trial, some evaluations, its end
+        path.write_bytes(b"".join(b"x" * (i in forgotten) + line for i, line in enumerate(lines)))
+        again = StudyWriter(client, "name", path)
+        if not again.said[0].begun:
+            again.start_trial(0, "trial-0", {}, {})
+        for step, val_loss, time_ms in evaluations:
+            again.log(0, step, {"val_loss": val_loss}, time_ms)
+        if again.said[0].open:
+            again.end_trial(0, Outcome.COMPLETED)
+        assert again.close(60)
+        (trial,) = MlflowClient(client.tracking_uri).search_runs(["1"], "tags.role = 'trial'")
+        points = client.get_metric_history(trial.info.run_id, "val_loss")
+        assert [(point.step, point.value, point.timestamp) for point in points] == evaluations
+        assert trial.info.status == "FINISHED"
+
+
 def test_ctrl_c_cuts_short_the_last_wait_for_a_server(tmp_path: Path) -> None:
     with socket.socket() as listener:  # accepts, and never answers
         listener.bind(("127.0.0.1", 0))

@@ -56,6 +56,8 @@ def test_killed_four_times_with_progress_goes_on_as_if_never_stopped(study: Stud
     trial = study.folder / "studies" / "study" / "trials" / "00000"
     assert {"at 15", "writing", "renaming", "at 55"} <= {path.name for path in trial.iterdir()}
     assert study.output.count("trial 0: its worker died") == 4
+    # At 15 with the checkpoint of 10, writing that of 20, renaming that of 40, at 55 with that of 50.
+    assert (trial / "begun").read_text().split() == ["0", "10", "10", "30", "50"]
     check_as_never_stopped(study.folder / "studies" / "study", 0)
     assert not list(trial.rglob(".part-*"))
 
@@ -63,6 +65,7 @@ def test_killed_four_times_with_progress_goes_on_as_if_never_stopped(study: Stud
 def test_damaged_checkpoint_is_passed_over_and_this_is_said(study: Study) -> None:
     assert "trial 1: checkpoint" in study.output
     assert "step-00000040 is damaged (its checksum differs): the one before it is used" in study.output
+    assert (study.folder / "studies" / "study" / "trials" / "00001" / "begun").read_text().split() == ["0", "30"]
     check_as_never_stopped(study.folder / "studies" / "study", 1)
 
 

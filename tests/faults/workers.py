@@ -47,6 +47,23 @@ def at_step(step: int, happen: Callable[[training.Trainer], None]) -> Iterator[N
 
 
 @contextmanager
+def notes_where_it_begins(marks: Path) -> Iterator[None]:
+    """Writes down the first step that this process trains."""
+    train_step = training.Trainer._train_step
+    begun: list[int] = []
+
+    def noting(self: training.Trainer) -> torch.Tensor:
+        if not begun:
+            begun.append(self.step)
+            with (marks / "begun").open("a") as file:
+                file.write(f"{self.step}\n")
+        return train_step(self)
+
+    with patch.object(training.Trainer, "_train_step", noting):
+        yield
+
+
+@contextmanager
 def dies_four_times(marks: Path) -> Iterator[None]:
     """Dies between evaluations, while it writes a checkpoint, and while it puts one in its place."""
     write, rename = Path.write_bytes, Path.rename
@@ -191,5 +208,9 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
     fault = FAULTS[os.environ["FAULTS"]].get(config["number"])
     marks = job.storage / job.study / "trials" / f"{config['number']:05d}"
     marks.mkdir(parents=True, exist_ok=True)
-    with patch.object(folder, "CHECKPOINT_SHARE", math.inf), fault(marks) if fault else nullcontext():
+    with (
+        patch.object(folder, "CHECKPOINT_SHARE", math.inf),
+        fault(marks) if fault else nullcontext(),
+        notes_where_it_begins(marks),
+    ):
         trial.run_trial(config, job)
