@@ -102,3 +102,7 @@ def test_if_every_trial_fails_one_line_says_why(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "no trial of study study was completed: KeyError: 'no such key'" in done.stderr
+    study = Study(tmp_path, "study", done.stdout)
+    assert [trial.info.status for trial in study.runs("trial")] == ["FAILED"] * 2
+    (parent,) = study.runs("study")
+    assert parent.info.status == "FAILED"
