@@ -37,6 +37,7 @@ from study.tracking.spool import Spool
 from study.tracking.writer import StudyWriter
 from study.training import Trainer
 from tests.conftest import ROOT
+from tests.faults.test_fuzz import CONFIG
 from tests.test_searcher import make, result, states
 
 pytestmark = pytest.mark.faults
@@ -374,8 +375,10 @@ def test_names_of_studies_stay_in_their_folder(tmp_path: Path, name: str) -> Non
 
 
 def test_config_of_another_study_is_refused(tmp_path: Path) -> None:
-    folder = StudyFolder(tmp_path, "mine")
-    folder.make()
-    folder.config.write_text("name: ../../other\n")
-    with pytest.raises(UserError, match="damaged"):
-        folder.read_config()
+    mine, other = StudyFolder(tmp_path, "mine"), StudyFolder(tmp_path, "study")
+    for folder in (mine, other):
+        folder.make()
+    other.write_config(CONFIG)
+    mine.config.write_bytes(other.config.read_bytes())
+    with pytest.raises(UserError, match="it is the config of study 'study'"):
+        mine.read_config()
