@@ -3,6 +3,7 @@
 import json
 import logging
 import zlib
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,16 @@ class KeptJournal(JournalFileBackend):
         super().__init__(str(path))
         self._path = path
         self._read_bytes = self._next = 0
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any]]:
+        """Yields the records from a number on. Raises UserError at one that is damaged: `mend` comes first."""
+        try:
+            for record in super().read_logs(log_number_from):
+                if not _is_whole(record):
+                    raise ValueError("its checksum differs")
+                yield record
+        except ValueError as error:
+            raise UserError(f"{self._path} is damaged ({error}): study.search --resume mends it") from None
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Adds records."""
@@ -81,11 +92,18 @@ def _good_lines(raw: bytes) -> dict[int, bytes]:
     for line in raw.splitlines(keepends=True):
         try:
             record = json.loads(line)
-            if isinstance(record, dict) and record.pop(CHECKSUM) == zlib.crc32(_line(record)) and line[-1:] == b"\n":
-                good[record[LINE]] = line
-        except (ValueError, KeyError):
-            continue  # damaged, or not ours
+        except ValueError:
+            continue
+        if _is_whole(record) and line.endswith(b"\n"):
+            good[record[LINE]] = line
     return good
+
+
+def _is_whole(record: Any) -> bool:
+    if not isinstance(record, dict):
+        return False
+    rest = {key: value for key, value in record.items() if key != CHECKSUM}
+    return LINE in rest and record.get(CHECKSUM) == zlib.crc32(_line(rest))
 
 
 def _line(record: dict[str, Any]) -> bytes:

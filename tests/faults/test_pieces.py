@@ -132,6 +132,9 @@ def test_journal_that_is_damaged_anywhere_loses_nothing(
         path.write_bytes(whole[:place])
     else:
         path.unlink()
+    if damage == "flipped bit":  # who only reads it says so
+        with pytest.raises(UserError, match=r"optuna\.journal is damaged .*: study\.search --resume mends it"):
+            open_storage(None, path)
     journal.mend(path)
     assert path.read_bytes() == whole
     assert "optuna.journal is damaged: optuna.copy.journal is used, and nothing is lost" in caplog.text
