@@ -31,7 +31,7 @@ def press(process: "subprocess.Popen[str]", times: int) -> tuple[float, str]:
     pressed = time.monotonic()
     try:
         for _ in range(times):
-            os.kill(process.pid, signal.SIGINT)
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to Ray's processes too
             time.sleep(0.5)  # as a person would
         out, err = process.communicate(timeout=60)
     finally:
