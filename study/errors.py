@@ -32,7 +32,11 @@ def exit_status(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except Exception:  # a mistake of ours: all that helps to find it, but no password
+    except Exception as error:
+        if (disk := disk_error(error)) is not None:
+            print(f"error: a file cannot be written: {disk}: make space, then give the same command", file=sys.stderr)
+            return 1
+        # A mistake of ours: all that helps to find it, but no password.
         print(redacted(traceback.format_exc()), end="", file=sys.stderr)
         return 1
 

@@ -1,41 +1,110 @@
-"""Optuna's journal in a study's folder, made whole again after its writer died."""
+"""Optuna's journal in a study's folder: what tells damage, and how it is made whole again."""
 
 import json
 import logging
+import zlib
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
+from optuna.storages.journal import JournalFileBackend
+
+from study.corpus import atomic_path
 from study.errors import UserError
+from study.kept import copy_of
 
 log = logging.getLogger(__name__)
+LINE, CHECKSUM = "line", "crc32"
+"""Added to each of Optuna's records, which Optuna passes over: its number, and the checksum of all else."""
+
+
+class KeptJournal(JournalFileBackend):
+    """A journal whose lines are numbered and carry a checksum, and that has a copy beside it, for `mend`.
+
+    One process at a time may write it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._path = path
+        self._read_bytes = self._next = 0
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any]]:
+        """Yields the records from a number on. Raises UserError at one that is damaged: `mend` comes first."""
+        try:
+            for record in super().read_logs(log_number_from):
+                if not _is_whole(record):
+                    raise ValueError("its checksum differs")
+                yield record
+        except ValueError as error:
+            raise UserError(f"{self._path} is damaged ({error}): study.search --resume mends it") from None
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Adds records."""
+        with self._path.open("rb") as file:
+            file.seek(self._read_bytes)
+            new = file.read()
+        self._read_bytes += len(new)
+        self._next = max([self._next, *(number + 1 for number in _good_lines(new))])
+        sealed = [_sealed(record, number) for number, record in enumerate(logs, self._next)]
+        super().append_logs(sealed)
+        with copy_of(self._path).open("ab") as file:
+            file.write(b"".join(_line(record) for record in sealed))
 
 
 def mend(journal: Path) -> None:
-    """Drops what a writer that died left of its last line, and the lock that it held on the journal.
+    """Makes a journal whole again, from its copy, and says so.
 
-    Optuna itself would append to half a line, and wait half a minute for the lock. Only for the one who holds the
-    study's lock.
+    Drops what a writer that died left of its last line, and the lock that it held on the journal: Optuna itself would
+    append to half a line, and wait half a minute for the lock. Only for the one who holds the study's lock.
 
     Raises:
-        UserError: if a line before the last one is damaged.
+        UserError: if a line is damaged in the copy too.
     """
     for left in journal.parent.glob(f"{journal.name}.lock*"):
         left.unlink(missing_ok=True)
-    if not journal.exists():
-        return
-    with journal.open("rb") as file:
-        lines = file.readlines()
-    damaged = next((i for i, line in enumerate(lines) if not _is_whole(line)), None)
-    if damaged is None:
-        return
-    if damaged < len(lines) - 1:
-        raise UserError(f"{journal} is damaged at line {damaged + 1} of {len(lines)}: put a copy of it back")
-    log.warning("the last line of %s is damaged: it is left out", journal)
-    with journal.open("r+b") as file:
-        file.truncate(sum(map(len, lines[:-1])))
+    copy = copy_of(journal)
+    raw, raw_copy = (path.read_bytes() if path.exists() else b"" for path in (journal, copy))
+    found = _good_lines(raw_copy) | _good_lines(raw)
+    lost = next((number for number in range(max(found, default=-1)) if number not in found), None)
+    if lost is not None or (not found and b"\n" in raw):
+        where = f"line {(lost or 0) + 1}" if found else "every line"
+        raise UserError(f"{journal} is damaged at {where}, and so is {copy.name}: put a copy of one of them back")
+    whole = b"".join(found[number] for number in sorted(found))
+    if raw != whole and raw.startswith(whole):
+        log.warning("the last line of %s is damaged: it is left out", journal)
+    elif raw != whole:
+        log.warning("%s is damaged: %s is used, and nothing is lost", journal, copy.name)
+    for path, old in ((journal, raw), (copy, raw_copy)):
+        if old != whole:
+            with atomic_path(path, durable=True) as part:
+                part.write_bytes(whole)
 
 
-def _is_whole(line: bytes) -> bool:
-    try:
-        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
-    except ValueError:
+def _sealed(record: dict[str, Any], number: int) -> dict[str, Any]:
+    record = record | {LINE: number}
+    return record | {CHECKSUM: zlib.crc32(_line(record))}
+
+
+def _good_lines(raw: bytes) -> dict[int, bytes]:
+    """Returns the lines that are as they were written, by their numbers."""
+    good = {}
+    for line in raw.splitlines(keepends=True):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if _is_whole(record) and line.endswith(b"\n"):
+            good[record[LINE]] = line
+    return good
+
+
+def _is_whole(record: Any) -> bool:
+    if not isinstance(record, dict):
         return False
+    rest = {key: value for key, value in record.items() if key != CHECKSUM}
+    return LINE in rest and record.get(CHECKSUM) == zlib.crc32(_line(rest))
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n"

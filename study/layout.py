@@ -10,12 +10,12 @@ import yaml
 
 from model.checks import short
 from study.config import PRESETS, TrainingConfig
-from study.corpus import PART, atomic_path
+from study.corpus import PART
 from study.errors import UserError
 from study.folder import RunFolder
+from study.kept import read_kept, write_kept
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-MAX_BYTES = 1_000_000
 LEAST = {"trials": 1, "seed": 0, "grace_steps": 1}
 CHOICES = {
     "sampler": ("tpe", "random"),
@@ -98,19 +98,14 @@ class StudyFolder:
     def write_config(self, config: StudyConfig) -> None:
         """Writes the config. Raises UserError if it cannot be written."""
         try:
-            with atomic_path(self.config, durable=True) as part:
-                part.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False), encoding="utf-8")
+            write_kept(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
         except OSError as error:
             raise UserError(f"{self.config} cannot be written ({error.strerror}): make space for it") from None
 
     def read_config(self) -> StudyConfig:
-        """Reads the config of a study that exists. Raises UserError."""
+        """Reads the config of a study that exists, from its copy if it is damaged. Raises UserError."""
         try:
-            with self.config.open("rb") as file:
-                raw = file.read(MAX_BYTES + 1)
-            if len(raw) > MAX_BYTES:
-                raise ValueError(f"it is larger than {MAX_BYTES} bytes")
-            config = _parse(yaml.safe_load(raw))
+            config = _parse(yaml.safe_load(read_kept(self.config)))
             if config.name != self.path.name:
                 raise ValueError(f"it is the config of study {short(config.name)}")
             return config

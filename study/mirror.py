@@ -143,14 +143,14 @@ class Mirror:
                 except FileNotFoundError:
                     continue  # an old checkpoint, removed meanwhile
                 files[path] = file, os.fstat(file.fileno())
-            for path, (file, stat) in reversed(files.items()):
+            for path, (opened, stat) in reversed(files.items()):
                 signature = _signature(stat)
                 if self._sent.get(path) != signature:
-                    self._storage.send(file, path, stat.st_size)
+                    self._storage.send(opened, path, stat.st_size)
                     self._sent[path] = signature
         finally:
-            for file, _ in files.values():
-                file.close()
+            for opened, _ in files.values():
+                opened.close()
         for path in sorted(self._sent.keys() - files.keys(), key=_rank, reverse=True):
             self._storage.delete(path)
             del self._sent[path]

@@ -21,6 +21,7 @@ from study.corpus import Corpus, corpus_id, load_corpus
 from study.errors import UserError
 from study.flags import flag
 from study.journal import mend
+from study.kept import copy_of
 from study.layout import StudyConfig, StudyFolder
 from study.lock import StudyLock
 from study.mirror import Mirror, check_not_held_elsewhere
@@ -146,7 +147,7 @@ def _check_tracking(uri: str, must_answer: bool) -> None:
     except UserError as error:
         if must_answer or not uri.startswith(("http://", "https://")):
             raise
-        log.warning("%s: the study goes on, and what MLflow should have is kept on disk", str(error).partition(":")[0])
+        log.warning("%s: the study goes on, and what MLflow should have is kept on disk", str(error).partition(" (")[0])
 
 
 def _old_config(storage: Storage, options: SearchOptions, given: Mapping[str, Any]) -> StudyConfig:
@@ -155,7 +156,7 @@ def _old_config(storage: Storage, options: SearchOptions, given: Mapping[str, An
     if storage.is_remote:
         if not storage.holds(folder.config):
             raise UserError(f"there is no study {options.name} in {storage.uri} to go on with: leave --resume out")
-        storage.fetch(folder.config)
+        storage.fetch_all(path for path in (folder.config, copy_of(folder.config)) if storage.holds(path))
     old = folder.read_config()
     if old.space not in SPACES:
         raise UserError(f"study {old.name} has the space {old.space!r:.60}, and there are {', '.join(SPACES)} only")

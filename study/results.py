@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
+from study.cluster import stop_ray
 from study.display import best_trials, describe
 from study.layout import StudyFolder
 from study.mirror import wait_for_all
@@ -28,16 +29,17 @@ from study.winner import winning_file, write_sample
 
 log = logging.getLogger(__name__)
 SEND_SECONDS = 60.0
-SEND_SECONDS_INTERRUPTED = 1.0
+"""How long MLflow may be silent at the end, before what it lacks is left to --resume."""
+SEND_SECONDS_INTERRUPTED = 2.0
 
 
 def finish(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Console, stop: Stop) -> int:
     """Writes a study's results into its folder and MLflow, and prints them; returns the exit status."""
     config, folder = plan.config, plan.folder
-    patience = SEND_SECONDS_INTERRUPTED if stop.interrupted else SEND_SECONDS
+    patience = stop.shortened(writer.patience(SEND_SECONDS), SEND_SECONDS_INTERRUPTED)
     trials = finished(study)
     completed = [trial for trial in trials if trial.state is TrialState.COMPLETE]
-    bring_evaluations(plan, study, patience)
+    bring_evaluations(plan, study, SEND_SECONDS_INTERRUPTED if stop.interrupted else SEND_SECONDS)
     write_parquet(table(folder, study), folder.table)
     writer.artifacts(PARENT_RUN, [folder.config, folder.table])
     if folder.journal.exists():  # with it, a report can be made from MLflow alone
@@ -52,10 +54,11 @@ def finish(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Consol
     report = None if stop.interrupted else _write_report(plan, study, writer, console)
     whole = len(trials) >= config.trials
     writer.end_study("KILLED" if stop.interrupted else "FINISHED" if completed else "FAILED")
+    stop_ray()  # takes its second while the last is sent
     sent = writer.close(patience)
 
     if not sent:
-        console.print("MLflow does not answer: what it lacks is kept, and sent by --resume", style="yellow")
+        console.print("MLflow has not taken all yet: what it lacks is kept, and sent by --resume", style="yellow")
     if completed:
         best_trials(
             [

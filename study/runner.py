@@ -1,6 +1,7 @@
 """Runs the trials of a study through Ray Tune, until all have ended, the time is over, or someone stops it."""
 
 import logging
+import math
 import os
 import shutil
 import signal
@@ -32,8 +33,18 @@ class Stop(tune.Stopper):
 
     def __init__(self, time_budget: float | None) -> None:
         self._deadline = None if time_budget is None else time.monotonic() + time_budget
-        self.interrupted = False
+        self._interrupted = math.inf  # when, by `time.monotonic`
         self.searcher: StudySearcher | None = None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether someone wishes the study to end."""
+        return self._interrupted < math.inf
+
+    def shortened(self, deadline: Callable[[], float], seconds: float) -> Callable[[], float]:
+        """Returns a deadline, by `time.monotonic`, or so many seconds from now once someone wishes the end."""
+        now = time.monotonic()
+        return lambda: min(deadline(), max(now, self._interrupted) + seconds)
 
     @property
     def out_of_time(self) -> bool:
@@ -56,7 +67,7 @@ class Stop(tune.Stopper):
         def interrupt(signum: int, frame: FrameType | None) -> None:
             if self.interrupted:
                 os._exit(130)
-            self.interrupted = True
+            self._interrupted = time.monotonic()
 
         previous = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -131,7 +142,7 @@ def run_trials(
         tune.with_resources(trial, slots.resources),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=scheduler or InOrder(),
+            scheduler=scheduler or InOrder(),  # type: ignore[no-untyped-call]
             num_samples=-1,  # the searcher knows when it is over: a trial may have to be begun again
             reuse_actors=True,  # a new process for every trial would import torch for seconds
             trial_name_creator=_trial_id,

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import optuna
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from search_spaces import KNOWN_GOOD, SPACES
 from study.errors import UserError, WorldError
+from study.journal import KeptJournal
 from study.messages import DISK, DIVERGED, FAILED, TRACEBACK, WARNINGS
 from study.mirror import Mirror
 from study.sampler import make_sampler
@@ -46,11 +46,7 @@ class Listener(Protocol):
 
 def open_storage(database: str | None, journal: Path) -> optuna.storages.BaseStorage:
     """Opens the storage of an Optuna study: a database by its URL, or the journal in the study's folder."""
-    return (
-        optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
-        if database is None
-        else open_database(database)
-    )
+    return optuna.storages.JournalStorage(KeptJournal(journal)) if database is None else open_database(database)
 
 
 def open_database(url: str) -> optuna.storages.BaseStorage:

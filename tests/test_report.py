@@ -18,6 +18,7 @@ from scipy.stats import spearmanr
 from selenium.webdriver.chrome.webdriver import WebDriver
 from selenium.webdriver.common.by import By
 
+from study.kept import read_kept, write_kept
 from study.report.style import PALETTE
 from study.rows import SCHEMA
 from tests.conftest import Study, run, start
@@ -203,8 +204,8 @@ def test_a_study_without_mlflow_has_a_report_still(finished_study: Study, tmp_pa
     study = finished_study.folder / "studies" / finished_study.name
     copy = tmp_path / "studies" / finished_study.name
     shutil.copytree(study, copy, ignore=shutil.ignore_patterns("*.safetensors"))
-    config = (copy / "study.yaml").read_text()
-    (copy / "study.yaml").write_text(config.replace(str(finished_study.folder), str(tmp_path)))
+    config = read_kept(copy / "study.yaml").decode()
+    write_kept(copy / "study.yaml", config.replace(str(finished_study.folder), str(tmp_path)))
     done = run(["-m", "study.report", "--study", finished_study.name], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "warning: the report has no links" in done.stderr

@@ -30,7 +30,7 @@ def test_spool_keeps_what_is_not_sent(tmp_path: Path) -> None:
     assert waiting(again) == [2, 3, 4]
     again.put({"i": 5})
     again.remove(range(2, 6))
-    assert again.wait_empty(0)
+    assert again.wait_empty(lambda: 0.0)
     again.close()
     assert waiting(Spool(tmp_path / "x.spool")) == []
 

@@ -109,6 +109,11 @@ def start_ray(address: str | None) -> None:
             TOKEN.chmod(0o600)  # an older one may have been made with Ray's own mode, for all to read
 
 
+def stop_ray() -> None:
+    """Ends the local Ray, or leaves the cluster; by itself that comes with the process's end, and takes it longer."""
+    ray.shutdown()
+
+
 def _keep_to_loopback() -> None:
     if os.environ.setdefault(LOOPBACK, "0") == "0":  # Ray's processes read it when they start
         ray_constants.ENABLE_RAY_CLUSTER = False  # as this one did before

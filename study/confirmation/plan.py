@@ -15,10 +15,10 @@ from study.config import TrainingConfig
 from study.confirmation.arms import SWEEP_RATES, Arm, Found, best_of_study
 from study.confirmation.measures import FILE
 from study.confirmation.options import MOST_SEEDS, ConfirmOptions
-from study.corpus import atomic_path
 from study.errors import UserError
 from study.flags import flag
 from study.folder import RunFolder
+from study.kept import read_kept, write_kept
 from study.layout import StudyConfig, StudyFolder
 from study.lock import StudyLock
 from study.mirror import Mirror, check_not_held_elsewhere
@@ -111,8 +111,7 @@ class ConfirmationFolder:
     def write_config(self, config: ConfirmationConfig) -> None:
         """Writes the config, whole or not at all. Raises UserError if it cannot be written."""
         try:
-            with atomic_path(self.config) as part:
-                part.write_text(config.to_yaml(), encoding="utf-8")
+            write_kept(self.config, config.to_yaml())
         except OSError as error:
             raise UserError(f"{self.config} cannot be written ({error.strerror}): see --storage") from None
 
@@ -121,7 +120,7 @@ class ConfirmationFolder:
         if not self.config.exists():
             return None
         try:
-            d: dict[str, Any] = yaml.safe_load(self.config.read_bytes())
+            d: dict[str, Any] = yaml.safe_load(read_kept(self.config))
             found = tuple(Found.from_dict(item) for item in d["found"])
             return ConfirmationConfig(**d | {"found": found, "training": TrainingConfig.from_dict(d["training"])})
         except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:

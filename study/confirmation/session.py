@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 from rich.console import Console
 
-from study.cluster import Room, Slots, cluster_gpus, share_out, start_ray
+from study.cluster import Room, Slots, cluster_gpus, share_out, start_ray, stop_ray
 from study.cluster.corpus import SharedCorpus, share
 from study.cluster.nodes import check_nodes
 from study.cluster.tryout import Estimate, try_out
@@ -43,7 +43,7 @@ from study.session import SEND_SECONDS_AFTER_ERROR
 from study.storage import Storage
 from study.tracking.client import check, tracking_uri
 from study.tracking.names import PARENT_RUN, Role
-from study.tracking.writer import StudyWriter
+from study.tracking.writer import Deadline, StudyWriter
 from study.trial import trainable
 from study.uris import HIDDEN
 
@@ -143,8 +143,9 @@ class _Session:
                 writer.start_study(params, tags, NOTE)
                 status = self._run(writer, stop)
             writer.end_study("KILLED" if stop.interrupted else "FINISHED" if status == 0 else "FAILED")
-            if not writer.close(SEND_SECONDS_INTERRUPTED if stop.interrupted else SEND_SECONDS):
-                message = "MLflow does not answer: what it lacks is kept, and sent when the same command is run again"
+            stop_ray()  # takes its second while the last is sent
+            if not writer.close(self._patience(writer, stop)):
+                message = "MLflow has not taken all yet: what it lacks is kept, and sent when the command is run again"
                 self._console.print(message, style="yellow")
             return status
         except BaseException as error:  # the runs must not seem to go on
@@ -153,6 +154,9 @@ class _Session:
                     writer.end_study("FAILED")
                 writer.close(SEND_SECONDS_AFTER_ERROR)
             raise error
+
+    def _patience(self, writer: StudyWriter, stop: Stop) -> Deadline:
+        return stop.shortened(writer.patience(SEND_SECONDS), SEND_SECONDS_INTERRUPTED)
 
     def _run(self, writer: StudyWriter, stop: Stop) -> int:
         config, folder = self._config, self._folder
@@ -169,7 +173,7 @@ class _Session:
         runs = arm_runs(config, folder, chosen)
         if not self._train("arms", runs, writer, stop):
             return 130
-        writer.flush(SEND_SECONDS)  # the tables are to name the runs
+        writer.flush(self._patience(writer, stop))  # the tables are to name the runs
         results = self._results(sweep, runs, writer)
         verdict = self._judge(results, chosen, same_as)
         writer.artifacts(PARENT_RUN, [*results.write(folder.path), write_verdict(verdict, folder.path), folder.config])

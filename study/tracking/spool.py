@@ -5,14 +5,17 @@ import json
 import logging
 import os
 import threading
+import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 log = logging.getLogger(__name__)
 Event = dict[str, Any]
+LOOK_SECONDS = 0.1
+"""How often who waits looks whether its deadline has changed."""
 
 
 class Spool:
@@ -69,8 +72,10 @@ class Spool:
             return [(i, self._all[i][1]) for i in islice(waiting, limit)]
 
     def remove(self, places: Iterable[int]) -> None:
-        """Removes the events at these places: they were sent."""
+        """Removes the events at these places: they were sent. If it is closed, the next process sends them again."""
         with self._changed:
+            if self._file.closed:
+                return
             self._ahead.update(places)
             before = self._next
             while self._next in self._ahead:
@@ -86,10 +91,12 @@ class Spool:
             self._ahead.clear()
             self._note_sent(0)
 
-    def wait_empty(self, timeout: float) -> bool:
-        """Waits until all is sent; False if that takes longer than `timeout` seconds."""
+    def wait_empty(self, deadline: Callable[[], float]) -> bool:
+        """Waits until all is sent; False if that is not before the deadline, of `time.monotonic`, which may change."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._is_waiting(), timeout)
+            while self._is_waiting() and (left := deadline() - time.monotonic()) > 0:
+                self._changed.wait(min(left, LOOK_SECONDS))
+            return not self._is_waiting()
 
     def close(self) -> None:
         """Closes the file; what is not sent stays in it."""
@@ -103,7 +110,7 @@ class Spool:
         self._sent = offset
         part = self._sent_path.with_suffix(".part")
         try:
-            part.write_text(str(offset))
+            part.write_bytes(_line(offset))
             part.replace(self._sent_path)
         except OSError:
             pass  # a full disk: the next process sends the same again, and that changes nothing
@@ -118,9 +125,14 @@ def last_sent(path: Path) -> Event | None:
     return events[-1][1] if events else None
 
 
-def _line(event: Event) -> bytes:
-    text = json.dumps(event).encode()
+def _line(content: Event | int) -> bytes:
+    text = json.dumps(content).encode()
     return b"%08x %b\n" % (zlib.crc32(text), text)
+
+
+def _is_whole(line: bytes) -> bool:
+    checksum, _, text = line.rstrip(b"\n").partition(b" ")
+    return checksum == b"%08x" % zlib.crc32(text)
 
 
 def _events(path: Path, raw: bytes) -> list[tuple[int, Event]]:
@@ -128,9 +140,8 @@ def _events(path: Path, raw: bytes) -> list[tuple[int, Event]]:
     events, end = [], 0
     for number, line in enumerate(io.BytesIO(raw), start=1):
         end += len(line)
-        checksum, _, text = line.rstrip(b"\n").partition(b" ")
-        if checksum == b"%08x" % zlib.crc32(text):
-            events.append((end, json.loads(text)))
+        if _is_whole(line):
+            events.append((end, json.loads(line.partition(b" ")[2])))
         else:
             log.warning("%s is damaged at line %d: what it said is taken from the trials' own files", path, number)
     return events
@@ -138,6 +149,7 @@ def _events(path: Path, raw: bytes) -> list[tuple[int, Event]]:
 
 def _offset(sent: Path) -> int:
     try:
-        return int(sent.read_text())
-    except (FileNotFoundError, ValueError):  # a damaged one counts as none: sending all again changes nothing
+        raw = sent.read_bytes()
+    except FileNotFoundError:
         return 0
+    return int(raw.split()[1]) if _is_whole(raw) else 0  # sending all again changes nothing

@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,14 @@ from study.tracking.store import StudyStore, TooEarlyError, UselessError
 from study.uris import redacted
 
 log = logging.getLogger(__name__)
+Deadline = Callable[[], float]
+"""Until when to wait, by `time.monotonic`; asked again and again."""
 BATCH = 1000
 TOGETHER = ("metrics", "tags")
 ASKING = -1
 RETRY_SECONDS = 5.0
+LAST_TRY_SECONDS = 10.0
+"""What a server that has been away for long is given at the end."""
 ROUND_SECONDS = 3.0
 """From one sending to the next, unless someone waits: of many evaluations each must not be a request of its own."""
 LOOK_SECONDS = 0.3
@@ -32,13 +36,13 @@ class Said:
 
     Attributes:
         open: whether it was begun and not ended since.
-        steps: those that have metrics.
+        steps: those that have metrics, with the time of each.
         time_ms: of the latest event: a clock that steps back does not take a run's points with it.
     """
 
     begun: bool = False
     open: bool = False
-    steps: set[int] = field(default_factory=set)
+    steps: dict[int, int] = field(default_factory=dict)
     time_ms: int = 0
 
 
@@ -70,6 +74,7 @@ class StudyWriter:
         self._hurried = threading.Event()
         self._failing: int | None = None  # the place of what could not be sent, or ASKING
         self._rewound = False
+        self._answered = time.monotonic()
         self.closed = False
         self._thread = threading.Thread(target=self._send_all, name="mlflow-writer", daemon=True)
         self._thread.start()
@@ -99,9 +104,15 @@ class StudyWriter:
         self._put(number, "start", name=name, role=self._child, params=params, tags=tags)
 
     def log(self, number: Key, step: int, metrics: Mapping[str, float], time_ms: int | None = None) -> None:
-        """Logs metrics at a training step, unless the run has some at this step already."""
-        if step not in self.said[number].steps:
-            self._put(number, "metrics", time_ms, step=step, metrics=metrics)
+        """Logs metrics at a training step, unless the run has some at this step already.
+
+        Their time is the one given, so that what a damaged spool has forgotten is the same when it comes again; but
+        not before that of an earlier step.
+        """
+        steps = self.said[number].steps
+        if step not in steps:
+            before = max((time_ms for earlier, time_ms in steps.items() if earlier < step), default=0)
+            self._put(number, "metrics", max(time_ms or _now_ms(), before), step=step, metrics=metrics)
 
     def tag(self, number: Key, tags: Mapping[str, str]) -> None:
         """Sets tags of a trial's run."""
@@ -124,25 +135,33 @@ class StudyWriter:
         """Closes the parent run."""
         self._put(PARENT_RUN, "end", status=status, tags={})
 
-    def flush(self, timeout: float) -> bool:
-        """Waits for all to be sent, for at most `timeout` seconds; False if some is not."""
+    def patience(self, seconds: float) -> Deadline:
+        """Returns until when to wait for a server: until it has been silent for so many seconds."""
+        now = time.monotonic()
+        return lambda: max(now + LAST_TRY_SECONDS, self._answered + seconds)
+
+    def flush(self, wait: float | Deadline) -> bool:
+        """Waits for all to be sent, for so many seconds at most or until a deadline; False if some is not."""
         self._hurried.set()
-        done = self._spool.wait_empty(timeout)
+        done = self._spool.wait_empty(wait if callable(wait) else in_seconds(wait))
         self._hurried.clear()
         return done
 
-    def close(self, timeout: float) -> bool:
-        """Sends what is left, for at most `timeout` seconds; False if some is left on disk for the next time."""
-        done = self.flush(timeout)
+    def close(self, wait: float | Deadline) -> bool:
+        """Sends what is left, as `flush` does; False if some is left on disk for the next time.
+
+        The sending thread is not waited for: a server that hangs may keep it, and what it sends is sent again.
+        """
+        done = self.flush(wait)
         self._stop.set()
         self._hurried.set()
-        self._thread.join(timeout=1)  # it may wait for a server that hangs: what it sends then is sent again
         self._spool.close()
         self.closed = True
         return done
 
     def _put(self, number: Key, what: str, time_ms: int | None = None, **details: Any) -> None:
-        time_ms = max(time_ms or int(time.time() * 1000), self.said[number].time_ms)
+        if time_ms is None:
+            time_ms = max(_now_ms(), self.said[number].time_ms)
         event = {"what": what, "trial": number, "time_ms": time_ms, **details}
         self._spool.put(event)
         self._note(event)
@@ -155,7 +174,7 @@ class StudyWriter:
         elif event["what"] == "end":
             said.open = False
         elif event["what"] == "metrics":
-            said.steps.add(event["step"])
+            said.steps[event["step"]] = event["time_ms"]
 
     def _send_all(self) -> None:
         while not self._stop.is_set():
@@ -208,6 +227,7 @@ class StudyWriter:
         if self._failing in (place, ASKING):
             log.warning("MLflow answers again")
             self._failing = None
+        self._answered = time.monotonic()
         return True
 
     def _wait(self, error: Exception, place: int) -> None:
@@ -216,6 +236,10 @@ class StudyWriter:
         self._failing = place
         self._store.doubt()
         self._stop.wait(RETRY_SECONDS)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
 
 
 def in_order(waiting: Iterable[tuple[int, Event]]) -> tuple[list[dict[int, Event]], list[dict[int, Event]]]:
@@ -250,6 +274,12 @@ def in_order(waiting: Iterable[tuple[int, Event]]) -> tuple[list[dict[int, Event
 
 def _line(error: Exception) -> str:
     return redacted((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
+
+
+def in_seconds(seconds: float) -> Deadline:
+    """Returns the deadline so many seconds from now."""
+    deadline = time.monotonic() + seconds
+    return lambda: deadline
 
 
 def is_settled(spool: Path) -> bool:

@@ -57,6 +57,11 @@ def test_full_disk_stops_the_study_and_damages_nothing(disk: Path) -> None:
     assert "--name study --resume" in line
     assert "failed" not in output + out
 
+    again = run([*STUDY, "--resume"], disk)  # without making space
+    assert again.returncode in (1, 2), again.stdout
+    assert len(again.stderr.splitlines()) == 1, again.stderr
+    assert "No space left on device" in again.stderr
+
     (disk / "filler").unlink()
     folder = disk / "studies" / "study"
     assert all(json.loads(line) for line in (folder / "optuna.journal").read_bytes().splitlines()[:-1])

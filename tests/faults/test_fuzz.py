@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from study import flags
 from study.config import PRESETS, TrainingConfig
 from study.errors import UserError, exit_status
+from study.kept import copy_of, write_kept
 from study.layout import StudyConfig, StudyFolder
 from study.options import SearchOptions
 from study.schedule_file import ScheduleFile, read_schedule_file
@@ -72,6 +73,8 @@ def test_command_line(argv: list[str]) -> None:
 def test_any_file_as_config_and_as_schedule(tmp_path: Path, data: bytes) -> None:
     folder = StudyFolder(tmp_path, "study")
     folder.make()
+    with suppress(UnicodeDecodeError):
+        write_kept(folder.config, data.decode())
     folder.config.write_bytes(data)
     for read in (folder.read_config, lambda: read_schedule_file(folder.config)):
         with pytest.raises(UserError) as error:
@@ -87,12 +90,32 @@ def test_config_with_any_value_in_one_place(tmp_path: Path, key: str, value: Any
     d = CONFIG.to_dict()
     place = d["training"] if key.startswith("training.") else d
     place[key.rpartition(".")[2]] = value
-    folder.config.write_text(yaml.safe_dump(d), encoding="utf-8")
+    write_kept(folder.config, yaml.safe_dump(d))
     config = made_or_refused(folder.read_config, "study.yaml is damaged")
     if config is not None:
         assert isinstance(config.training, TrainingConfig)
         place_of_change = key.partition(".")[0]
         assert config == replace(CONFIG, **{place_of_change: getattr(config, place_of_change)})
+
+
+@SLOWLY
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=4),
+    length=st.none() | st.integers(0, 2000),
+)
+def test_config_that_is_damaged_is_as_it_was(
+    tmp_path: Path, changes: list[tuple[int, int]], length: int | None
+) -> None:
+    folder = StudyFolder(tmp_path, "study")
+    folder.make()
+    folder.write_config(CONFIG)
+    content = bytearray(folder.config.read_bytes())
+    for position, byte in changes:
+        content[position % len(content)] = byte
+    folder.config.write_bytes(content[:length])
+    assert folder.read_config() == CONFIG
+    copy_of(folder.config).write_bytes(content[:length])
+    assert made_or_refused(folder.read_config, "study.yaml is damaged") in (None, CONFIG)
 
 
 @SLOWLY
@@ -115,8 +138,8 @@ def test_schedule_file_with_any_bytes_changed(tmp_path: Path, flips: list[tuple[
 def test_yaml_that_wants_more_than_to_be_read(tmp_path: Path, text: str, capfd: pytest.CaptureFixture[str]) -> None:
     folder = StudyFolder(tmp_path, "study")
     folder.make()
-    folder.config.write_text(text)
+    write_kept(folder.config, f"{text}\n")
     for read in (folder.read_config, lambda: read_schedule_file(folder.config)):
-        with pytest.raises(UserError):
+        with pytest.raises(UserError, match="larger than" if len(text) > 1_000_000 else ""):
             read()
     assert "it ran\n" not in capfd.readouterr().out

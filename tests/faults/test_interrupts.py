@@ -31,7 +31,7 @@ def press(process: "subprocess.Popen[str]", times: int) -> tuple[float, str]:
     pressed = time.monotonic()
     try:
         for _ in range(times):
-            os.kill(process.pid, signal.SIGINT)
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to Ray's processes too
             time.sleep(0.5)  # as a person would
         out, err = process.communicate(timeout=60)
     finally:
@@ -50,7 +50,7 @@ def test_interrupted_once_then_twice_then_resumed(tmp_path: Path) -> None:
         seconds, output = press(process, times=1)
         server.send(signal.SIGCONT)
         assert process.returncode == 130, output
-        assert seconds < 20, "ten on a machine that does nothing else"
+        assert seconds < 10
         assert "0 of 3 trials have ended. To go on:" in output
         assert "Traceback" not in output
 

@@ -5,9 +5,11 @@ import json
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from study.layout import StudyFolder
 from study.lock import StudyLock
 from study.messages import DISK, DIVERGED, FAILED
 from study.rows import Labels
+from study.runner import Stop
 from study.searcher import open_optuna_study, open_storage
 from study.tracking.client import connect
 from study.tracking.names import Outcome
@@ -33,6 +36,7 @@ from study.tracking.spool import Spool
 from study.tracking.writer import StudyWriter
 from study.training import Trainer
 from tests.conftest import ROOT
+from tests.faults.test_fuzz import CONFIG
 from tests.test_searcher import make, result, states
 
 pytestmark = pytest.mark.faults
@@ -96,20 +100,92 @@ def test_journal_whose_last_line_is_damaged_goes_on(tmp_path: Path, torn: bytes)
     (tmp_path / "optuna.journal.lock").symlink_to(path)  # which the dead process held: Optuna would wait for 30 s
     journal.mend(path)
     assert path.read_bytes() == whole
+    assert not list(tmp_path.glob("*.lock*"))
     again = open_optuna_study(open_storage(None, path), "study", "tpe", 1)
     again.ask()
     assert [trial.number for trial in again.trials] == [0, 1]
 
 
-def test_journal_that_is_damaged_in_the_middle_is_refused(tmp_path: Path) -> None:
+def journal_of_three(tmp_path: Path) -> tuple[Path, bytes]:
     path = tmp_path / "optuna.journal"
     study = open_optuna_study(open_storage(None, path), "study", "tpe", 1)
+    for _ in range(3):
+        trial = study.ask()
+        study.tell(trial, trial.suggest_float("rate", 0.0, 0.9))
+    return path, path.read_bytes()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("damage", ["flipped bit", "missing line", "truncated", "gone"])
+def test_journal_that_is_damaged_anywhere_loses_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str, share: float
+) -> None:
+    path, whole = journal_of_three(tmp_path)
+    place = int(share * len(whole))
+    lines = whole.splitlines(keepends=True)
+    if damage == "flipped bit":
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    elif damage == "missing line":
+        path.write_bytes(b"".join(line for i, line in enumerate(lines) if i != int(share * len(lines))))
+    elif damage == "truncated":
+        path.write_bytes(whole[:place])
+    else:
+        path.unlink()
+    if damage == "flipped bit":  # who only reads it says so
+        with pytest.raises(UserError, match=r"optuna\.journal is damaged .*: study\.search --resume mends it"):
+            open_storage(None, path)
+    journal.mend(path)
+    assert path.read_bytes() == whole
+    assert "optuna.journal is damaged: optuna.copy.journal is used, and nothing is lost" in caplog.text
+    study = open_optuna_study(open_storage(None, path), "study", "tpe", 1)
     study.ask()
-    study.ask()
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join([lines[0], lines[1][1:], *lines[2:]]))
-    with pytest.raises(UserError, match="damaged at line 2"):
+    assert [trial.number for trial in study.trials] == [0, 1, 2, 3]
+
+
+def test_every_bit_of_a_journal_is_watched(tmp_path: Path) -> None:
+    path, whole = journal_of_three(tmp_path)
+    line = next(line for line in whole.splitlines(keepends=True) if b'"param_name"' in line)
+    at = whole.index(line)
+    for position in range(at, at + len(line)):
+        for bit in (1, 64):
+            damaged = bytearray(whole)
+            damaged[position] ^= bit
+            path.write_bytes(damaged)
+            journal.mend(path)
+            assert path.read_bytes() == whole
+
+
+def test_journal_and_copy_mend_each_other_unless_both_lack_a_line(tmp_path: Path) -> None:
+    path, whole = journal_of_three(tmp_path)
+    copy = tmp_path / "optuna.copy.journal"
+    lines = whole.splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:3] + lines[4:]))
+    copy.write_bytes(b"".join(lines[:6] + lines[7:]))
+    journal.mend(path)
+    assert path.read_bytes() == copy.read_bytes() == whole
+    for place in (path, copy):
+        place.write_bytes(whole.replace(lines[3], lines[3][1:]))
+    with pytest.raises(UserError, match=r"damaged at line 4, and so is optuna\.copy\.journal"):
         journal.mend(path)
+    for place in (path, copy):
+        place.write_bytes(b"not one line of ours\n" * 9)
+    with pytest.raises(UserError, match="every line"):
+        journal.mend(path)
+
+
+def test_how_far_a_spool_was_sent_is_not_believed_if_it_is_damaged(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "x.spool")
+    for i in range(3):
+        spool.put({"i": i})
+    spool.remove(1)
+    spool.close()
+    sent = tmp_path / "x.sent"
+    whole = sent.read_bytes()
+    for position in range(len(whole) - 1):
+        sent.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        again = Spool(tmp_path / "x.spool")
+        assert [event["i"] for event in again.take(9, timeout=0)] == [0, 1, 2], "all are sent again"
+        again.close()
 
 
 def test_damaged_line_of_a_spool_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -143,6 +219,51 @@ def test_a_step_is_logged_once_and_in_order(tmp_path: Path) -> None:
     assert [point.step for point in points] == [0, 10, 20, 30]
     assert all(point.timestamp == now for point in points)
     assert trial.info.end_time >= now
+
+
+def test_what_a_damaged_spool_forgets_is_said_again_and_not_twice(tmp_path: Path) -> None:
+    uri, path = f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "x.spool"
+    evaluations = [(step, 1.0 + step, 2_000_000_000_000 + step) for step in (0, 10, 20)]
+    writer = StudyWriter(uri, "name", path)
+    writer.start_study({}, {}, "")
+    writer.start_trial(0, "trial-0", {}, {})
+    for step, val_loss, time_ms in evaluations:
+        writer.log(0, step, {"val_loss": val_loss}, time_ms)
+    writer.end_trial(0, Outcome.COMPLETED)
+    assert writer.close(60)
+    client = connect(uri)
+    lines = path.read_bytes().splitlines(keepends=True)
+    for forgotten in ([1], [3], [4], [2, 3, 4], [5]):  # the start of the trial, some evaluations, its end
+        path.write_bytes(b"".join(b"x" * (i in forgotten) + line for i, line in enumerate(lines)))
+        again = StudyWriter(uri, "name", path)
+        if not again.said[0].begun:
+            again.start_trial(0, "trial-0", {}, {})
+        for step, val_loss, time_ms in evaluations:
+            again.log(0, step, {"val_loss": val_loss}, time_ms)
+        if again.said[0].open:
+            again.end_trial(0, Outcome.COMPLETED)
+        assert again.close(60)
+        (trial,) = client.search_runs(["1"], "tags.role = 'trial'")
+        points = client.get_metric_history(trial.info.run_id, "val_loss")
+        assert [(point.step, point.value, point.timestamp) for point in points] == evaluations
+        assert trial.info.status == "FINISHED"
+
+
+def test_ctrl_c_cuts_short_the_last_wait_for_a_server(tmp_path: Path) -> None:
+    with socket.socket() as listener:  # accepts, and never answers
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        writer = StudyWriter(f"http://127.0.0.1:{listener.getsockname()[1]}", "name", tmp_path / "x.spool")
+        writer.start_study({}, {}, "")
+        stop = Stop(None)
+        pressed = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+        began = time.monotonic()
+        with stop.on_signals():
+            pressed.start()
+            assert not writer.flush(stop.shortened(writer.patience(60), 2))
+        assert not writer.close(stop.shortened(writer.patience(60), 2))
+    assert 0.5 < time.monotonic() - began < 10
+    assert stop.interrupted
 
 
 def test_files_outside_the_study_are_not_uploaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -260,8 +381,10 @@ def test_names_of_studies_stay_in_their_folder(tmp_path: Path, name: str) -> Non
 
 
 def test_config_of_another_study_is_refused(tmp_path: Path) -> None:
-    folder = StudyFolder(tmp_path, "mine")
-    folder.make()
-    folder.config.write_text("name: ../../other\n")
-    with pytest.raises(UserError, match="damaged"):
-        folder.read_config()
+    mine, other = StudyFolder(tmp_path, "mine"), StudyFolder(tmp_path, "study")
+    for folder in (mine, other):
+        folder.make()
+    other.write_config(CONFIG)
+    mine.config.write_bytes(other.config.read_bytes())
+    with pytest.raises(UserError, match="it is the config of study 'study'"):
+        mine.read_config()

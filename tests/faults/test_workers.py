@@ -36,7 +36,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     watch = threading.Thread(target=let_go_on, args=(pid_file, stop))
     watch.start()
     try:
-        done = run([*STUDY, "--trials", "8"], folder, FAULTS="all sorts")
+        done = run([*STUDY, "--trials", "9"], folder, FAULTS="all sorts")
     finally:
         stop.set()
         watch.join()
@@ -45,10 +45,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 def test_all_is_told_once_and_alike(study: Study) -> None:
-    outcomes = check_whole(study.folder / "studies" / "study", study.client, 8)
+    outcomes = check_whole(study.folder / "studies" / "study", study.client, 9)
     failed = {number for number, outcome in outcomes.items() if outcome == "failed"}
-    assert failed == {2, 3, 4, 5}
-    assert {outcomes[number] for number in (0, 1, 6, 7)} == {"completed"}
+    assert failed == {2, 3, 4, 5, 7}
+    assert {outcomes[number] for number in (0, 1, 6, 8)} == {"completed"}
     assert "Traceback" not in study.output
 
 
@@ -56,6 +56,8 @@ def test_killed_four_times_with_progress_goes_on_as_if_never_stopped(study: Stud
     trial = study.folder / "studies" / "study" / "trials" / "00000"
     assert {"at 15", "writing", "renaming", "at 55"} <= {path.name for path in trial.iterdir()}
     assert study.output.count("trial 0: its worker died") == 4
+    # At 15 with the checkpoint of 10, writing that of 20, renaming that of 40, at 55 with that of 50.
+    assert (trial / "begun").read_text().split() == ["0", "10", "10", "30", "50"]
     check_as_never_stopped(study.folder / "studies" / "study", 0)
     assert not list(trial.rglob(".part-*"))
 
@@ -63,6 +65,7 @@ def test_killed_four_times_with_progress_goes_on_as_if_never_stopped(study: Stud
 def test_damaged_checkpoint_is_passed_over_and_this_is_said(study: Study) -> None:
     assert "trial 1: checkpoint" in study.output
     assert "step-00000040 is damaged (its checksum differs): the one before it is used" in study.output
+    assert (study.folder / "studies" / "study" / "trials" / "00001" / "begun").read_text().split() == ["0", "30"]
     check_as_never_stopped(study.folder / "studies" / "study", 1)
 
 
@@ -76,6 +79,7 @@ def test_paused_worker_makes_no_difference(study: Study) -> None:
     [
         (2, "out of memory", "MemoryError"),
         (3, "KeyError: 'no such key'", "tests/faults/workers.py"),
+        (7, "out of memory: CUDA out of memory", "OutOfMemoryError"),
         (5, "its worker died, again and again, without a new checkpoint", "Failure # 3"),
     ],
 )
@@ -98,3 +102,7 @@ def test_if_every_trial_fails_one_line_says_why(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "no trial of study study was completed: KeyError: 'no such key'" in done.stderr
+    study = Study(tmp_path, "study", done.stdout)
+    assert [trial.info.status for trial in study.runs("trial")] == ["FAILED"] * 2
+    (parent,) = study.runs("study")
+    assert parent.info.status == "FAILED"

@@ -47,6 +47,23 @@ def at_step(step: int, happen: Callable[[training.Trainer], None]) -> Iterator[N
 
 
 @contextmanager
+def notes_where_it_begins(marks: Path) -> Iterator[None]:
+    """Writes down the first step that this process trains."""
+    train_step = training.Trainer._train_step
+    begun: list[int] = []
+
+    def noting(self: training.Trainer) -> torch.Tensor:
+        if not begun:
+            begun.append(self.step)
+            with (marks / "begun").open("a") as file:
+                file.write(f"{self.step}\n")
+        return train_step(self)
+
+    with patch.object(training.Trainer, "_train_step", noting):
+        yield
+
+
+@contextmanager
 def dies_four_times(marks: Path) -> Iterator[None]:
     """Dies between evaluations, while it writes a checkpoint, and while it puts one in its place."""
     write, rename = Path.write_bytes, Path.rename
@@ -95,6 +112,17 @@ def finds_its_checkpoint_damaged(marks: Path) -> Iterator[None]:
 def runs_out_of_memory(marks: Path) -> Iterator[None]:
     """Asks for more memory than there is."""
     with at_step(15, lambda trainer: bytearray(1 << 60) and None):
+        yield
+
+
+@contextmanager
+def runs_out_of_gpu_memory(marks: Path) -> Iterator[None]:
+    """Is told by torch that the GPU's memory is full."""
+
+    def full(trainer: training.Trainer) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    with at_step(15, full):
         yield
 
 
@@ -167,6 +195,7 @@ FAULTS: Mapping[str, Mapping[int, Fault]] = {
         4: diverges,
         5: dies_at_once,
         6: is_paused,
+        7: runs_out_of_gpu_memory,
     },
     "clock": dict.fromkeys(range(100), steps_through_time),
     "slow": dict.fromkeys(range(100), is_slow),
@@ -179,5 +208,9 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
     fault = FAULTS[os.environ["FAULTS"]].get(config["number"])
     marks = Path(job.storage, job.study, "trials", f"{config['number']:05d}")
     marks.mkdir(parents=True, exist_ok=True)
-    with patch.object(folder, "CHECKPOINT_SHARE", math.inf), fault(marks) if fault else nullcontext():
+    with (
+        patch.object(folder, "CHECKPOINT_SHARE", math.inf),
+        fault(marks) if fault else nullcontext(),
+        notes_where_it_begins(marks),
+    ):
         trial.run_trial(config, job)
