@@ -145,7 +145,9 @@ def test_a_study_loses_a_node_and_gains_another(
     left = {path.relative_to(storage.folder / "judged").parts[0] for path in storage.list(storage.folder / "judged")}
     assert left == {
         "study.yaml",
+        "study.copy.yaml",
         "optuna.journal",
+        "optuna.copy.journal",
         "mlflow.spool",
         "mlflow.sent",
         "best_schedule.yaml",

@@ -18,7 +18,7 @@ from study.confirmation.options import MOST_SEEDS, ConfirmOptions
 from study.errors import UserError
 from study.flags import flag
 from study.folder import RunFolder
-from study.kept import read_kept, write_kept
+from study.kept import copy_of, read_kept, write_kept
 from study.layout import StudyConfig, StudyFolder
 from study.lock import StudyLock
 from study.mirror import Mirror, check_not_held_elsewhere
@@ -142,7 +142,7 @@ def fetch(storage: Storage, study: StudyFolder, folder: ConfirmationFolder) -> S
     lock = StudyLock(folder.lock, folder.title)
     for name in folder.NOT_THE_DRIVERS:
         shutil.rmtree(folder.path / name, ignore_errors=True)
-    storage.fetch_all(path for path in (study.config, study.table) if storage.holds(path))
+    storage.fetch_all(path for path in (study.config, copy_of(study.config), study.table) if storage.holds(path))
     folder.mirror(storage).fetch()
     fetch_runs(storage, folder)
     for path in storage.list(folder.path):  # a run of which a checkpoint is left is not over

@@ -22,7 +22,7 @@ from study.tracking.reader import TrackedStudy
 from study.uris import HIDDEN, redacted, sqlite_path
 
 CONFIRMATION_FILES = ("evaluations.parquet", "verdict.json")
-FILES = frozenset({"study.yaml", "optuna.journal", "metrics.jsonl", *CONFIRMATION_FILES})
+FILES = frozenset({"study.yaml", "study.copy.yaml", "optuna.journal", "metrics.jsonl", *CONFIRMATION_FILES})
 """What a report reads of a study's folder."""
 VERDICT_FORMAT = "dynamic-dropout-verdict/1"
 CONFIRMATION_ROLE = "confirmation"
