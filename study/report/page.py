@@ -35,13 +35,15 @@ def make_report(source: Source, storage: str | None = None) -> Report:
 def _context(findings: Findings, plates: Plates, storage: str | None) -> dict[str, Any]:
     source, config, verdict = findings.source, findings.source.config, findings.verdict
     sentence, worth = (verdict["verdict"], None) if verdict else words.unconfirmed(findings.trials)
+    said, figures = words.headline(sentence)
     script = _read("sort.js")
     return {
         "config": config,
         "facts": source.facts,
         "made": utc_now(),
         "verdict": verdict,
-        "sentence": sentence,
+        "sentence": said,
+        "figures": figures,
         "worth": worth,
         "confirm": words.confirm_command(config.name, storage) if findings.winner else None,
         "resume": words.resume_command(config.name, storage) if findings.unfinished else None,

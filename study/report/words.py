@@ -1,5 +1,6 @@
 """What the report says in words: of the verdict, of what early losses told of the end, of edges and of failures."""
 
+import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -51,6 +52,15 @@ def trial_in_words(trial: Trial) -> str:
     """Returns what is said of a trial where the pointer rests on it."""
     loss = f", best_val_loss {trial.best_val_loss:.4f}" if trial.steps else ""
     return f"trial {trial.number}: {describe(trial.schedule)}{loss}, {outcome(trial)}"
+
+
+def headline(verdict: str) -> tuple[str, str]:
+    """Splits a verdict into what it says and the figures that it rests on; there may be none."""
+    found = re.fullmatch(r"(.*?) \((95 % interval [^)]*)\)(?:; (.*)|(\..*))", verdict, re.DOTALL)
+    if found is None:
+        return verdict, ""
+    said, figures, aside, more = found.groups()
+    return said + (more or "."), f"{figures}{'; ' + aside if aside else '.'}"
 
 
 def unconfirmed(trials: Sequence[Trial]) -> tuple[str, str]:
