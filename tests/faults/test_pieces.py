@@ -177,14 +177,14 @@ def test_how_far_a_spool_was_sent_is_not_believed_if_it_is_damaged(tmp_path: Pat
     spool = Spool(tmp_path / "x.spool")
     for i in range(3):
         spool.put({"i": i})
-    spool.remove(1)
+    spool.remove([0])
     spool.close()
     sent = tmp_path / "x.sent"
     whole = sent.read_bytes()
     for position in range(len(whole) - 1):
         sent.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
         again = Spool(tmp_path / "x.spool")
-        assert [event["i"] for event in again.take(9, timeout=0)] == [0, 1, 2], "all are sent again"
+        assert [event["i"] for _, event in again.take(9, timeout=0)] == [0, 1, 2], "all are sent again"
         again.close()
 
 
