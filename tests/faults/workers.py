@@ -188,11 +188,11 @@ def is_slow(marks: Path) -> Iterator[None]:
 
 FAULTS: Mapping[str, Mapping[int, Fault]] = {
     "all sorts": {
-        0: dies_four_times,
+        0: diverges,
         1: finds_its_checkpoint_damaged,
         2: runs_out_of_memory,
         3: raises,
-        4: diverges,
+        4: dies_four_times,  # with a schedule that has a state
         5: dies_at_once,
         6: is_paused,
         7: runs_out_of_gpu_memory,
