@@ -46,7 +46,8 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.sample = path / "sample.txt"
         self.resume = path / "resume"
-        self._written = 0  # evaluations of this session in `metrics`, with those before them
+        self._seen: dict[int, dict[str, Any]] = {}  # by step, the evaluations that were in `metrics`
+        self._is_mine = False  # whether `metrics` was written in this session
 
     def run(self, trainer: Trainer, labels: Labels, on_step: Callable[[int], None] | None = None) -> Iterator[Progress]:
         """Trains in this folder, from its latest good checkpoint if it has one, and yields each evaluation.
@@ -75,9 +76,9 @@ class RunFolder:
             yield _progress(done)
             return
         saved, seconds = time.perf_counter(), 0.0
-        seen = {row["step"]: row for row in self.rows()}
+        self._seen, self._is_mine = {row["step"]: row for row in self.rows()}, False
         for progress in trainer.run(on_step):
-            if (first := seen.get(progress.step)) is not None:  # one made again stays as others may have seen it
+            if (first := self._seen.get(progress.step)) is not None:  # one made again stays as others may have seen it
                 progress = trainer.history[-1] = replace(progress, **{name: first[name] for name in METRICS})
             self.save(trainer, labels)
             started = time.perf_counter()
@@ -88,18 +89,23 @@ class RunFolder:
             yield progress
 
     def save(self, trainer: Trainer, labels: Labels) -> None:
-        """Keeps the evaluations so far, and the weights if they are the best ones."""
+        """Keeps the evaluations so far, and the weights if they are the best ones.
+
+        Evaluations that an earlier session made after these stay too: others have seen them, and they come again.
+        """
         progress = trainer.history[-1]
         if progress.best_step == progress.step:
             with atomic_path(self.weights) as part:
                 save_model(trainer.model, str(part), metadata={"step": str(progress.step)})
         made = rows(trainer, labels)
-        if self._written == len(made) - 1 and made[-1]["outcome"] is None:
-            self._append(made[-1])  # where files are replaced, a disk may make each wait until the last is on it
-        else:
+        later = [row for step, row in sorted(self._seen.items()) if step > progress.step]
+        is_new = progress.step not in self._seen
+        if not self._is_mine or (is_new and later) or made[-1]["outcome"] is not None:
             with atomic_path(self.metrics) as part:
-                part.write_bytes(b"".join(map(_line, made)))
-        self._written = len(made)
+                part.write_bytes(b"".join(map(_line, made + later)))
+            self._is_mine = True
+        elif is_new:
+            self._append(made[-1])  # where files are replaced, a disk may make each wait until the last is on it
 
     def checkpoint(self, trainer: Trainer) -> None:
         """Keeps all that a continuation needs, right after an evaluation."""

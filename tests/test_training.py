@@ -270,6 +270,28 @@ def test_checkpoints_dearer_than_their_share_are_left_out(
     assert same(weights(resumed), weights(whole))
 
 
+def test_evaluations_that_others_have_seen_survive_many_deaths(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time of an evaluation is not the same when it is made again, and MLflow has the first."""
+    monkeypatch.setattr("study.folder.CHECKPOINT_SHARE", 1e-9)
+    folder = RunFolder(tmp_path / "run")
+    run_in(folder.path, trainer(corpus, VAL_LOSS), 4)
+    seen = folder.rows()
+    assert len(seen) == 4
+    for deaths, stop in enumerate((1, 2, 3)):
+        run_in(folder.path, trainer(corpus, VAL_LOSS), stop)
+        assert folder.rows() == seen, deaths
+    lines = folder.metrics.read_text().splitlines(keepends=True)
+    folder.metrics.write_text("".join([*lines[:2], "damaged\n", lines[3]]))
+    run_in(folder.path, trainer(corpus, VAL_LOSS))
+    after = folder.rows()
+    assert [row["step"] for row in after] == EVALUATIONS
+    assert [row["tokens_per_second"] for row in after[:4] if row["step"] != seen[2]["step"]] == [
+        row["tokens_per_second"] for row in seen if row["step"] != seen[2]["step"]
+    ]
+
+
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
