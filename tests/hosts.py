@@ -20,6 +20,7 @@ NETWORK = "10.77.0"
 HERE = f"{NETWORK}.1"
 """The address of this machine on the hosts' network."""
 BRIDGE = "dd-net"
+APART = ["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
 MAKE = """
 set -e
 hostname "$1"; hidden=$2; shift 2
@@ -43,11 +44,10 @@ class Host:
         setup = f"addr add {self.address}/24 dev eth0", "link set lo up", "link set eth0 up"
         for words in (*setup, f"route add default via {HERE}"):
             ip("-n", self._cable, *words.split())
-        apart = ["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
         hidden = " ".join(["/tmp", "/dev/shm", str(Path.home()), *({str(ROOT)} if ROOT.exists() else ())])
         make = ["bash", "-c", MAKE, "make", name, hidden, *map(str, kept)]
         self._machine = subprocess.Popen(
-            ["ip", "netns", "exec", self._cable, *apart, *make],
+            ["ip", "netns", "exec", self._cable, *APART, *make],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -98,9 +98,10 @@ def network() -> Iterator[None]:
     if sys.platform != "linux" or os.geteuid() != 0 or not all(map(shutil.which, ("ip", "unshare", "nsenter"))):
         pytest.skip("hosts are made as namespaces by root, with iproute2 and util-linux")
     try:
+        subprocess.run([*APART, "true"], check=True, capture_output=True)
         ip("link", "add", BRIDGE, "type", "bridge")
     except subprocess.CalledProcessError as error:
-        pytest.skip(f"this machine does not permit network namespaces: {error.stderr!r}")
+        pytest.skip(f"this machine does not permit namespaces: {error.stderr!r}")
     try:
         ip("addr", "add", f"{HERE}/24", "dev", BRIDGE)
         ip("link", "set", BRIDGE, "up")
