@@ -46,9 +46,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.sample = path / "sample.txt"
         self.resume = path / "resume"
-        self._written = (
-            -1
-        )  # evaluations in `metrics`, once this session has written it: what a dead one left is replaced
+        self._written = -1  # evaluations in `metrics`, from when what a dead process left is replaced
 
     def run(self, trainer: Trainer, labels: Labels, on_step: Callable[[int], None] | None = None) -> Iterator[Progress]:
         """Trains in this folder, from its latest good checkpoint if it has one, and yields each evaluation.
