@@ -21,7 +21,7 @@ from mlflow import MlflowClient
 from study.errors import UserError
 from study.uris import absolute, redacted, sqlite_path
 
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # migrations; errors, which are raised too
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # its errors reach us, and are said in a line
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 ANSWER_SECONDS = 3.0
