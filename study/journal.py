@@ -45,7 +45,8 @@ class KeptJournal(JournalFileBackend):
             file.seek(self._read_bytes)
             new = file.read()
         self._read_bytes += len(new)
-        self._next = max([self._next, *(number + 1 for number in _good_lines(new))])
+        last = next((n for line in reversed(new.splitlines(keepends=True)) if (n := _number(line)) is not None), -1)
+        self._next = max(self._next, last + 1)
         sealed = [_sealed(record, number) for number, record in enumerate(logs, self._next)]
         super().append_logs(sealed)
         with copy_of(self._path).open("ab") as file:
@@ -65,7 +66,7 @@ def mend(journal: Path) -> None:
         left.unlink(missing_ok=True)
     copy = copy_of(journal)
     raw, raw_copy = (path.read_bytes() if path.exists() else b"" for path in (journal, copy))
-    found = _good_lines(raw_copy) | _good_lines(raw)
+    found = _good_lines(raw) if raw == raw_copy else _good_lines(raw_copy) | _good_lines(raw)
     lost = next((number for number in range(max(found, default=-1)) if number not in found), None)
     if lost is not None or (not found and b"\n" in raw):
         where = f"line {(lost or 0) + 1}" if found else "every line"
@@ -88,15 +89,16 @@ def _sealed(record: dict[str, Any], number: int) -> dict[str, Any]:
 
 def _good_lines(raw: bytes) -> dict[int, bytes]:
     """Returns the lines that are as they were written, by their numbers."""
-    good = {}
-    for line in raw.splitlines(keepends=True):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if _is_whole(record) and line.endswith(b"\n"):
-            good[record[LINE]] = line
-    return good
+    return {number: line for line in raw.splitlines(keepends=True) if (number := _number(line)) is not None}
+
+
+def _number(line: bytes) -> int | None:
+    """Returns the number of a line that is as it was written, of any other None."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record[LINE] if _is_whole(record) and line.endswith(b"\n") else None
 
 
 def _is_whole(record: Any) -> bool:

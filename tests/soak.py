@@ -58,7 +58,7 @@ def main(place: Path) -> None:
             )
         last = time.monotonic()
         while driver.poll() is None:
-            time.sleep(0.5)  # between two looks at another process
+            time.sleep(2)  # between two looks at another process, of which one reads the journal
             if drivers_killed < len(DRIVER_KILLS_AT) and ended(folder) >= DRIVER_KILLS_AT[drivers_killed]:
                 os.kill(driver.pid, signal.SIGKILL)
                 drivers_killed += 1

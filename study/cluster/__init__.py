@@ -36,7 +36,7 @@ from ray._private import ray_constants  # noqa: E402
 import model  # noqa: E402
 import search_spaces  # noqa: E402
 import study  # noqa: E402
-from study.errors import UserError  # noqa: E402
+from study.errors import UserError, WorldError  # noqa: E402
 
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray's switch, 0 for a Ray that listens on 127.0.0.1 alone, as it does by default where firewalls would ask."""
@@ -80,7 +80,12 @@ class Slots:
 
 
 def start_ray(address: str | None) -> None:
-    """Joins the cluster at `address` or RAY_ADDRESS, or starts a local Ray. Raises UserError if none answers."""
+    """Joins the cluster at `address` or RAY_ADDRESS, or starts a local Ray.
+
+    Raises:
+        UserError: if no cluster answers at the address.
+        WorldError: if a local Ray does not start.
+    """
     if ray.is_initialized():
         return
     address = address or os.environ.get("RAY_ADDRESS")
@@ -98,10 +103,10 @@ def start_ray(address: str | None) -> None:
                 configure_logging=True,
                 **more,
             )
-    except Exception as error:  # whatever Ray raises, it is the address that does not work
-        if not address:
-            raise
+    except Exception as error:  # whatever Ray raises, it is the address that does not work, or the machine
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        if not address:
+            raise WorldError(f"Ray does not start here ({reason}): try again when the machine is less busy") from None
         raise UserError(f"no Ray cluster can be joined at {address} ({reason}): check --address") from None
     finally:
         os.umask(old_umask)

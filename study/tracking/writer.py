@@ -134,6 +134,7 @@ class StudyWriter:
     def end_study(self, status: str) -> None:
         """Closes the parent run."""
         self._put(PARENT_RUN, "end", status=status, tags={})
+        self._hurried.set()  # nothing more is to come
 
     def patience(self, seconds: float) -> Deadline:
         """Returns until when to wait for a server: until it has been silent for so many seconds."""

@@ -374,6 +374,19 @@ def test_a_pickle_that_would_run_code_is_refused(
     assert mark.exists(), "the file would have run code"
 
 
+def test_a_run_that_is_begun_again_has_each_evaluation_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    corpus = build_corpus("to be or not to be, that is the question. " * 100)
+    schedule = from_dict({"kind": "constant", "rate": 0.1})
+    for _ in range(3):
+        folder = RunFolder(tmp_path / "run")
+        evaluations = folder.run(Trainer(PRESETS["smoke"].training, schedule, corpus), Labels())
+        assert [next(evaluations).step, next(evaluations).step] == [0, 10]
+        evaluations.close()
+        assert [row["step"] for row in folder.rows()] == [0, 10]
+        folder.finish()  # it died before its first checkpoint
+
+
 @pytest.mark.parametrize("name", ["..", "a/b", "/tmp/x", "", ".hidden", "a\nb", "a\0b", "x" * 101])
 def test_names_of_studies_stay_in_their_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError):

@@ -54,7 +54,9 @@ def test_password_of_the_server_is_written_and_shown_nowhere(tmp_path: Path) -> 
     assert gone.returncode == 2, gone.stdout
     assert process.returncode == 130, resumed
     assert "no MLflow server answers at http://***@127.0.0.1" in resumed
-    assert wrong.returncode != 0
+    assert wrong.returncode == 2, wrong.stdout
+    assert "refuses this (401" in wrong.stderr
+    assert len(wrong.stderr.splitlines()) == 1
     printed = "".join(p.stdout + p.stderr for p in (done, export, wrong, gone)) + resumed
     for secret in (PASSWORD, PASSWORD.replace("7391", "7392"), AWS):
         assert secret not in printed
