@@ -38,8 +38,7 @@ def training_workers(driver: int) -> list[psutil.Process]:
     found = []
     for child in psutil.Process(driver).children(recursive=True):
         with suppress(psutil.Error):  # it has just ended
-            title = " ".join(child.cmdline()[:1])
-            if title.startswith("ray::") and not title.startswith(("ray::IDLE", "ray::_try_out")):
+            if child.cmdline()[0].startswith("ray::ResourceTrainable."):  # Tune's name for what runs a trial
                 found.append(child)
     return found
 
