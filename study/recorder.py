@@ -98,6 +98,9 @@ class Recorder:
 
     def _close(self, number: int, outcome: Outcome, reason: str | None) -> None:
         folder = self._folder.trial(number)
+        if outcome is Outcome.FAILED:
+            for row in folder.rows():  # the last one may be of a worker that died before it could tell
+                self._log(number, row)
         self._upload_checkpoint(number)
         if (traceback := folder.path / TRACEBACK).exists():
             self._writer.artifacts(number, [traceback])

@@ -70,7 +70,10 @@ def check_whole(folder: Path, client: MlflowClient, trials: int) -> Mapping[int,
             times = [point.timestamp for point in history]
             assert times == sorted(times), (number, metric)
         reported = study.trials[number].intermediate_values
-        assert reported == {row["step"]: row["best_val_loss"] for row in mine}, number
+        told = {row["step"]: row["best_val_loss"] for row in mine}
+        if outcome == "failed":  # its worker may have died before it could tell of the last one
+            told = {step: loss for step, loss in told.items() if step in reported or step < max(told)}
+        assert reported == told, number
         assert [(row["step"], row["val_loss"]) for row in table if row["trial"] == number] == [
             (row["step"], row["val_loss"]) for row in mine
         ]
