@@ -21,7 +21,7 @@ from tests.conftest import environment
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key-of-a-test", "AWS_SECRET_ACCESS_KEY": "secret-of-a-test"}
 """Credentials that the S3 server takes as it takes any."""
-READY_SECONDS = 120
+READY_SECONDS = 240
 ADMIN_PASSWORD = "only-on-loopback"
 
 

@@ -40,7 +40,9 @@ def test_a_study_goes_on_when_a_host_is_lost(tmp_path: Path, monkeypatch: pytest
             def trials_on(host: Host) -> set[str]:
                 """Those that run on a host and have a checkpoint in the bucket."""
                 assert driver.poll() is None, driver.communicate()
-                kept = {path.parts[-4] for path in storage.list(storage.folder) if path.name == "manifest.json"}
+                kept = {
+                    path.parts[-4] for path in storage.list(storage.folder / "hosts") if path.name == "manifest.json"
+                }
                 runs = client.search_runs(["1"], f"tags.node = '{host.name}'") if kept else []
                 return {f"{int(run.data.tags['trial']):05d}" for run in runs if run.info.status == "RUNNING"} & kept
 
