@@ -88,3 +88,14 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 def study_store(finished_study: Study) -> tuple[Path, str]:
     """The folder and the name of the real study."""
     return finished_study.folder, finished_study.name
+
+
+def wait_for_a_trial(process: "subprocess.Popen[str]") -> str:
+    """Reads what a study prints until a trial has completed."""
+    assert process.stdout is not None
+    output = ""
+    while "completed" not in output:
+        line = process.stdout.readline()
+        assert line, f"the study ended: {output}"
+        output += line
+    return output

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Study, run, search, start
+from tests.conftest import Study, run, search, start, wait_for_a_trial
 
 pytestmark = pytest.mark.slow
 
@@ -23,12 +23,7 @@ def interrupt(arguments: list[str], folder: Path) -> tuple[int, str, float]:
     """Starts a study, presses Ctrl-C once its first trial has ended; returns its status, output and seconds to end."""
     process = start(["-u", "-m", "study.search", *arguments], folder)
     try:
-        assert process.stdout is not None
-        output = ""
-        while "completed" not in output:
-            line = process.stdout.readline()
-            assert line, f"the study ended: {output}"
-            output += line
+        output = wait_for_a_trial(process)
         os.kill(process.pid, signal.SIGINT)
         pressed = time.monotonic()
         out, err = process.communicate(timeout=60)

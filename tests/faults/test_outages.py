@@ -14,7 +14,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from tests.conftest import environment, run, start
+from tests.conftest import environment, run, start, wait_for_a_trial
 from tests.faults.checks import check_whole
 from tests.faults.servers import Server
 
@@ -32,17 +32,6 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield server
     finally:
         server.kill()
-
-
-def wait_for_a_trial(process: "subprocess.Popen[str]") -> str:
-    """Reads what a study prints until a trial has completed."""
-    assert process.stdout is not None
-    output = ""
-    while "completed" not in output:
-        line = process.stdout.readline()
-        assert line, f"the study ended: {output}"
-        output += line
-    return output
 
 
 def listening(pid: int) -> set[str]:

@@ -1,0 +1,128 @@
+"""The spool and what sends it: nothing is lost, nothing is told MLflow twice, and no foreign file is sent."""
+
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from study.runner import Stop
+from study.tracking.client import connect
+from study.tracking.names import Outcome
+from study.tracking.spool import Spool
+from study.tracking.writer import StudyWriter
+
+pytestmark = pytest.mark.faults
+
+
+def test_how_far_a_spool_was_sent_is_not_believed_if_it_is_damaged(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "x.spool")
+    for i in range(3):
+        spool.put({"i": i})
+    spool.remove([0])
+    spool.close()
+    sent = tmp_path / "x.sent"
+    whole = sent.read_bytes()
+    for position in range(len(whole) - 1):
+        sent.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        again = Spool(tmp_path / "x.spool")
+        assert [event["i"] for _, event in again.take(9, timeout=0)] == [0, 1, 2], "all are sent again"
+        again.close()
+
+
+def test_damaged_line_of_a_spool_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spool = Spool(tmp_path / "x.spool")
+    for i in range(3):
+        spool.put({"i": i})
+    spool.close()
+    raw = (tmp_path / "x.spool").read_bytes()
+    (tmp_path / "x.spool").write_bytes(raw.replace(b'{"i": 1}', b'{"i": 7}'))
+    assert [event["i"] for _, event in Spool(tmp_path / "x.spool").take(9, timeout=0)] == [0, 2]
+    assert "damaged at line 2" in caplog.text
+
+
+def test_a_step_is_logged_once_and_in_order(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    writer = StudyWriter(uri, "name", tmp_path / "x.spool")
+    writer.start_study({}, {}, "")
+    writer.start_trial(0, "trial-0", {}, {})
+    now = 2_000_000_000_000
+    for step, time_ms in ((0, now), (10, now - 3_600_000), (10, now + 5), (20, now - 7)):
+        writer.log(0, step, {"val_loss": 1.0 + step}, time_ms)
+    assert writer.close(60)
+    again = StudyWriter(uri, "name", tmp_path / "x.spool")  # another session
+    again.log(0, 20, {"val_loss": 21.0}, now + 9)
+    again.log(0, 30, {"val_loss": 31.0}, now - 9)
+    again.end_trial(0, Outcome.COMPLETED)
+    assert again.close(60)
+    client = connect(uri)
+    (trial,) = client.search_runs(["1"], "tags.role = 'trial'")
+    points = client.get_metric_history(trial.info.run_id, "val_loss")
+    assert [point.step for point in points] == [0, 10, 20, 30]
+    assert all(point.timestamp == now for point in points)
+    assert trial.info.end_time >= now
+
+
+def test_what_a_damaged_spool_forgets_is_said_again_and_not_twice(tmp_path: Path) -> None:
+    uri, path = f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "x.spool"
+    evaluations = [(step, 1.0 + step, 2_000_000_000_000 + step) for step in (0, 10, 20)]
+    writer = StudyWriter(uri, "name", path)
+    writer.start_study({}, {}, "")
+    writer.start_trial(0, "trial-0", {}, {})
+    for step, val_loss, time_ms in evaluations:
+        writer.log(0, step, {"val_loss": val_loss}, time_ms)
+    writer.end_trial(0, Outcome.COMPLETED)
+    assert writer.close(60)
+    client = connect(uri)
+    lines = path.read_bytes().splitlines(keepends=True)
+    for forgotten in ([1], [3], [4], [2, 3, 4], [5]):  # the start of the trial, some evaluations, its end
+        path.write_bytes(b"".join(b"x" * (i in forgotten) + line for i, line in enumerate(lines)))
+        again = StudyWriter(uri, "name", path)
+        if not again.said[0].begun:
+            again.start_trial(0, "trial-0", {}, {})
+        for step, val_loss, time_ms in evaluations:
+            again.log(0, step, {"val_loss": val_loss}, time_ms)
+        if again.said[0].open:
+            again.end_trial(0, Outcome.COMPLETED)
+        assert again.close(60)
+        (trial,) = client.search_runs(["1"], "tags.role = 'trial'")
+        points = client.get_metric_history(trial.info.run_id, "val_loss")
+        assert [(point.step, point.value, point.timestamp) for point in points] == evaluations
+        assert trial.info.status == "FINISHED"
+
+
+def test_ctrl_c_cuts_short_the_last_wait_for_a_server(tmp_path: Path) -> None:
+    with socket.socket() as listener:  # accepts, and never answers
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        writer = StudyWriter(f"http://127.0.0.1:{listener.getsockname()[1]}", "name", tmp_path / "x.spool")
+        writer.start_study({}, {}, "")
+        stop = Stop(None)
+        pressed = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+        began = time.monotonic()
+        with stop.on_signals():
+            pressed.start()
+            assert not writer.flush(stop.shortened(writer.patience(60), 2))
+        assert not writer.close(stop.shortened(writer.patience(60), 2))
+    assert 0.5 < time.monotonic() - began < 10
+    assert stop.interrupted
+
+
+def test_files_outside_the_study_are_not_uploaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "study"
+    folder.mkdir()
+    (tmp_path / "secret.txt").write_text("secret")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    spool = Spool(folder / "x.spool")
+    spool.close()
+    writer = StudyWriter(uri, "name", folder / "x.spool")
+    writer.start_study({}, {}, "")
+    writer._put(-1, "artifacts", files=["../secret.txt"], folder=None)  # as a spool from elsewhere may say
+    assert writer.close(60)
+    client = connect(uri)
+    (parent,) = client.search_runs(["1"])
+    assert client.list_artifacts(parent.info.run_id) == []
+    assert "../secret.txt" in caplog.text
