@@ -13,7 +13,7 @@ from rich.console import Console
 from study.cluster import Room, Slots, cluster_gpus, share_out, start_ray, stop_ray
 from study.cluster.corpus import SharedCorpus, share
 from study.cluster.nodes import check_nodes
-from study.cluster.tryout import Estimate, try_out
+from study.cluster.tryout import Estimate, check_memory, try_out
 from study.confirmation.arms import BASELINE, Arm, arms
 from study.confirmation.measures import Measures
 from study.confirmation.options import ConfirmOptions
@@ -85,6 +85,7 @@ def confirm_study(
         slots = share_out(gpus, options.trials_per_gpu, len(sweep_runs(config, folder)), fixed=options.gpus is not None)
         shared_corpus = share(corpus)
         estimate = try_out(slots, config.training, {}, shared_corpus)
+        check_memory(estimate, options.trials_per_gpu)
     if estimate.device != config.device:
         raise UserError(f"study {config.study} trained on {config.device}, and here is {estimate.device}: see --gpus")
     folder.make()
