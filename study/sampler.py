@@ -9,6 +9,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from study.messages import DIVERGED
 
+MOST_TRIALS = 256
+"""Of those that have ended the sampler sees the newest, and the best."""
+BEST_TRIALS = 25
+"""More than so many TPE never takes for the good ones."""
+
 
 def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
     """Returns a sampler by its name: tpe or random."""
@@ -53,18 +58,32 @@ class AvoidingSampler(optuna.samplers.BaseSampler):
 class _ShownStudy(optuna.Study):
     """A study as the sampler sees it. Optuna's samplers read trials through `_get_trials` (seen in 5.0)."""
 
+    _shown_trials: list[FrozenTrial]
+
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        trials = super()._get_trials(deepcopy=False, states=None, use_cache=use_cache)
-        shown = (_as_pruned(trial) if DIVERGED in trial.user_attrs else trial for trial in trials)
-        return [trial for trial in shown if states is None or trial.state in states]
+        return [trial for trial in self._shown_trials if states is None or trial.state in states]
 
 
 def _shown(study: optuna.Study) -> optuna.Study:
+    trials = study._get_trials(deepcopy=False, states=None, use_cache=False)
     shown = _ShownStudy.__new__(_ShownStudy)
-    shown.__dict__ = study.__dict__
+    shown.__dict__ = study.__dict__ | {
+        "_shown_trials": [_as_pruned(trial) if DIVERGED in trial.user_attrs else trial for trial in _worth_it(trials)]
+    }
     return shown
+
+
+def _worth_it(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """Leaves out old trials that are none of the best, should there be many: TPE's work grows with each."""
+    ended = [trial for trial in trials if trial.state.is_finished()]
+    if len(ended) <= MOST_TRIALS:
+        return trials
+    completed = [trial for trial in ended if trial.state is TrialState.COMPLETE]
+    best = sorted(completed, key=lambda trial: (trial.value, trial.number))[:BEST_TRIALS]
+    left_out = {trial.number for trial in ended[:-MOST_TRIALS]} - {trial.number for trial in best}
+    return [trial for trial in trials if trial.number not in left_out]
 
 
 def _as_pruned(trial: FrozenTrial) -> FrozenTrial:

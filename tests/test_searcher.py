@@ -8,13 +8,15 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from model.schedules import from_dict
 from search_spaces import KNOWN_GOOD, SPACES
 from study.early_stopping import InOrder, SparingASHA
+from study.sampler import BEST_TRIALS, MOST_TRIALS, _shown, make_sampler
 from study.searcher import StudySearcher, ask_known_good_first, finished, open_optuna_study, open_storage
 from study.tracking.names import Outcome
 
@@ -297,3 +299,16 @@ def test_no_trial_begins_without_room_or_before_the_storage_knows_its_number(jou
     room = 2
     searcher.suggest("t1")
     assert kept.asked == 2
+
+
+def test_of_many_trials_the_sampler_sees_the_newest_and_the_best() -> None:
+    study = optuna.create_study(sampler=make_sampler("tpe", 1))
+    for number in range(400):
+        rate = number / 400
+        study.add_trial(
+            create_trial(value=rate, params={"rate": rate}, distributions={"rate": FloatDistribution(0.0, 1.0)})
+        )
+    running = study.ask()
+    shown = {trial.number for trial in _shown(study)._get_trials(states=None)}
+    assert shown == {*range(BEST_TRIALS), *range(400 - MOST_TRIALS, 400), running.number}
+    assert 0 <= running.suggest_float("rate", 0.0, 1.0) < 0.3, "and learns from them"
