@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import zlib
 from collections.abc import Generator
 from pathlib import Path
@@ -27,7 +28,7 @@ class KeptJournal(JournalFileBackend):
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
         self._path = path
-        self._read_bytes = self._next = 0
+        self._size = self._next = 0
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any]]:
         """Yields the records from a number on. Raises UserError at one that is damaged: `mend` comes first."""
@@ -40,30 +41,29 @@ class KeptJournal(JournalFileBackend):
             raise UserError(f"{self._path} is damaged ({error}): study.search --resume mends it") from None
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Adds records."""
-        with self._path.open("rb") as file:
-            file.seek(self._read_bytes)
-            new = file.read()
-        self._read_bytes += len(new)
-        last = next((n for line in reversed(new.splitlines(keepends=True)) if (n := _number(line)) is not None), -1)
-        self._next = max(self._next, last + 1)
-        sealed = [_sealed(record, number) for number, record in enumerate(logs, self._next)]
-        super().append_logs(sealed)
+        """Adds records; they are on disk when this returns. Takes no lock, which a dead writer would leave behind."""
+        if self._path.stat().st_size != self._size:
+            self._next = max(_good_lines(self._path.read_bytes()), default=-1) + 1
+        lines = b"".join(_line(_sealed(record, number)) for number, record in enumerate(logs, self._next))
+        with self._path.open("ab") as file:
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+            self._size = file.tell()
+        self._next += len(logs)
         with copy_of(self._path).open("ab") as file:
-            file.write(b"".join(_line(record) for record in sealed))
+            file.write(lines)
 
 
 def mend(journal: Path) -> None:
     """Makes a journal whole again, from its copy, and says so.
 
-    Drops what a writer that died left of its last line, and the lock that it held on the journal: Optuna itself would
-    append to half a line, and wait half a minute for the lock. Only for the one who holds the study's lock.
+    Drops what a writer that died left of its last line: Optuna itself would append to half a line. Only for the one who
+    holds the study's lock.
 
     Raises:
         UserError: if a line is damaged in the copy too.
     """
-    for left in journal.parent.glob(f"{journal.name}.lock*"):
-        left.unlink(missing_ok=True)
     copy = copy_of(journal)
     raw, raw_copy = (path.read_bytes() if path.exists() else b"" for path in (journal, copy))
     found = _good_lines(raw) if raw == raw_copy else _good_lines(raw_copy) | _good_lines(raw)

@@ -12,10 +12,10 @@ from typing import Any
 from unittest.mock import patch
 
 import optuna
-from optuna.storages.journal import JournalFileBackend
 
 from study import session, trial
 from study.errors import exit_status
+from study.journal import KeptJournal
 from study.layout import StudyFolder
 from study.search import main
 from study.tracking.spool import Spool
@@ -72,7 +72,7 @@ MOMENTS = {
     "between known good configurations": lambda: dies_in(optuna.Study, "enqueue_trial", call=3),
     "before a schedule is noted": lambda: dies_in(optuna.Study, "ask", call=2, after=True),
     "in the middle of a journal's line": lambda: writes_half_a_line(
-        JournalFileBackend, "append_logs", lambda backend: Path(backend._file_path), call=20
+        KeptJournal, "append_logs", lambda journal: Path(journal._file_path), call=20
     ),
     "in the middle of a spool's line": lambda: writes_half_a_line(
         Spool, "put", lambda spool: Path(spool._file.name), call=9

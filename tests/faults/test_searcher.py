@@ -5,9 +5,9 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.storages.journal import JournalFileBackend
 
 from study.errors import WorldError, disk_error
+from study.journal import KeptJournal
 from study.messages import DISK, DIVERGED, FAILED
 from study.searcher import open_optuna_study, open_storage
 from tests.test_searcher import make, result, states
@@ -66,7 +66,7 @@ def test_own_writes_that_fail_end_no_trial(tmp_path: Path, monkeypatch: pytest.M
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(JournalFileBackend, "append_logs", full)
+    monkeypatch.setattr(KeptJournal, "append_logs", full)
     searcher.on_trial_complete("t0", result(100))
     searcher.on_trial_complete("t0", error=True)
     searcher.on_trial_error("t0", "Tune takes our error for the trial's")
