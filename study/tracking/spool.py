@@ -18,6 +18,14 @@ LOOK_SECONDS = 0.1
 """How often who waits looks whether its deadline has changed."""
 
 
+class UselessError(Exception):
+    """What could never be sent."""
+
+
+class TooEarlyError(Exception):
+    """What can be sent when a worker has written it."""
+
+
 class Spool:
     """Events as lines, each a checksum and JSON, appended by one thread and taken by another. None is ever erased.
 

@@ -11,26 +11,16 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from study.folder import RunFolder
-from study.mirror import WORKER_SECONDS, wait_for
 from study.storage import Storage
 from study.tracking import view
 from study.tracking.client import connect
 from study.tracking.names import NUMBER, OUTCOME, PARENT, PARENT_RUN, REASON, ROLE, RUN_NAME, Key, Role
 from study.tracking.reader import search_runs
-from study.tracking.spool import Event
+from study.tracking.spool import Event, TooEarlyError, UselessError
 
 METRICS_AT_ONCE = 1000
 """MLflow's limit."""
 HOPELESS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST")
-
-
-class UselessError(Exception):
-    """What could never be sent."""
-
-
-class TooEarlyError(Exception):
-    """What can be sent when a worker has written it."""
 
 
 class StudyStore:
@@ -127,11 +117,8 @@ class StudyStore:
 
     def _send_artifacts(self, run_id: str, event: Event) -> None:
         paths = [self._root / file for file in event["files"]]
-        if event.get("step") is not None:
-            since = self._awaited.setdefault((event["trial"], event["step"]), time.monotonic())
-            is_there = wait_for(self._storage, RunFolder(paths[0].parent), event["step"], seconds=0)
-            if not is_there and time.monotonic() - since < WORKER_SECONDS:
-                raise TooEarlyError
+        if event.get("step") is not None and self._storage.is_remote:
+            self._check_sent(event, paths[0].parent)
         for path in paths:
             if not path.resolve().is_relative_to(self._root.resolve()):
                 raise UselessError(f"{path} is not in the study's folder")
@@ -142,6 +129,15 @@ class StudyStore:
                     self._client.log_artifact(run_id, str(path), event["folder"])
             except FileNotFoundError:
                 raise UselessError(f"there is no file {path.name} in {path.parent}") from None
+
+    def _check_sent(self, event: Event, folder: Path) -> None:
+        from study.folder import RunFolder  # imports torch, which a storage that is a folder needs not
+        from study.mirror import WORKER_SECONDS, wait_for
+
+        since = self._awaited.setdefault((event["trial"], event["step"]), time.monotonic())
+        is_there = wait_for(self._storage, RunFolder(folder), event["step"], seconds=0)
+        if not is_there and time.monotonic() - since < WORKER_SECONDS:
+            raise TooEarlyError
 
     def _send_start(self, event: Event) -> None:
         number, tags = event["trial"], event["tags"]

@@ -11,8 +11,8 @@ from typing import Any
 
 from study.storage import Storage
 from study.tracking.names import NOTE, NUMBER, OUTCOME, PARENT_RUN, REASON, STATUS, Key, Outcome, Role
-from study.tracking.spool import Event, Spool, last_sent
-from study.tracking.store import StudyStore, TooEarlyError, UselessError
+from study.tracking.process import StoreProcess
+from study.tracking.spool import Event, Spool, TooEarlyError, UselessError, last_sent
 from study.uris import redacted
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class StudyWriter:
         self._parent, self._child = parent, child
         self._spool = Spool(spool)
         storage = storage or Storage(str(self._root.parent))
-        self._store = StudyStore(uri, experiment, self._root, storage, parent, child)
+        self._store = StoreProcess(uri, experiment, self._root, storage, parent, child)
         self.said: defaultdict[Key, Said] = defaultdict(Said)
         for event in self._spool.past:
             self._note(event)
@@ -151,12 +151,13 @@ class StudyWriter:
     def close(self, wait: float | Deadline) -> bool:
         """Sends what is left, as `flush` does; False if some is left on disk for the next time.
 
-        The sending thread is not waited for: a server that hangs may keep it, and what it sends is sent again.
+        What is on its way to a server that hangs is not waited for, and sent again.
         """
         done = self.flush(wait)
         self._stop.set()
         self._hurried.set()
         self._spool.close()
+        self._store.close()
         self.closed = True
         return done
 
@@ -189,13 +190,16 @@ class StudyWriter:
                 if not self._sent(group):
                     break
                 sent += group
-            else:
+            self._spool.remove(sent)  # before files, which take long
+            if len(sent) == sum(map(len, now)):
                 later.sort(key=lambda group: self._failing in group)  # what fails holds up nothing else
+                files: list[int] = []
                 for group in later:
-                    sent += group if self._sent(group) else ()
+                    files += group if self._sent(group) else ()
                     if time.monotonic() > started + ROUND_SECONDS:
                         break
-            self._spool.remove(sent)
+                self._spool.remove(files)
+                sent += files
             if self._hurried.wait(started + ROUND_SECONDS - time.monotonic()) and not sent:
                 self._stop.wait(LOOK_SECONDS)
 
@@ -232,7 +236,7 @@ class StudyWriter:
         return True
 
     def _wait(self, error: Exception, place: int) -> None:
-        if self._failing is None:
+        if self._failing is None and not self._stop.is_set():
             log.warning("MLflow does not answer; what it should have is kept on disk: %s", _line(error))
         self._failing = place
         self._store.doubt()

@@ -14,6 +14,8 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from study.tracking.names import Outcome
+from study.tracking.writer import StudyWriter
 from tests.conftest import environment, run, start, wait_for_a_trial
 from tests.faults.checks import check_whole
 from tests.faults.servers import Server
@@ -92,6 +94,28 @@ def test_server_paused_makes_no_run_twice(server: Server, tmp_path: Path) -> Non
     if "what it lacks is kept" in out:
         assert run([*STUDY, "--resume"], tmp_path).returncode == 0
     check_whole(tmp_path / "studies" / "study", MlflowClient(tracking_uri=server.uri), TRIALS)
+
+
+def test_a_run_that_is_asked_for_again_and_again_is_one(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = StudyWriter(server.uri, "name", tmp_path / "x.spool")
+    writer.start_study({}, {}, "")
+    assert writer.flush(60)
+    server.send(signal.SIGSTOP)  # takes requests still, and makes a run for each when it goes on
+    try:
+        writer.start_trial(0, "trial-0", {}, {})
+        deadline = time.monotonic() + 120
+        while "MLflow does not answer" not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)  # between two looks at another thread
+    finally:
+        server.send(signal.SIGCONT)
+    writer.end_trial(0, Outcome.COMPLETED)
+    writer.end_study("FINISHED")
+    assert writer.close(120)
+    (run,) = MlflowClient(tracking_uri=server.uri).search_runs(["1"], "tags.role = 'trial'")
+    assert run.info.status == "FINISHED"
 
 
 def own_processes() -> list[str]:

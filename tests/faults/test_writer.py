@@ -3,10 +3,13 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from study.runner import Stop
@@ -14,6 +17,7 @@ from study.tracking.client import connect
 from study.tracking.names import Outcome
 from study.tracking.spool import Spool
 from study.tracking.writer import StudyWriter
+from tests.conftest import environment
 
 pytestmark = pytest.mark.faults
 
@@ -66,6 +70,51 @@ def test_a_step_is_logged_once_and_in_order(tmp_path: Path) -> None:
     assert trial.info.end_time >= now
 
 
+def sender(pid: int) -> psutil.Process:
+    """Returns the process that sends to MLflow on behalf of another."""
+    (found,) = (p for p in psutil.Process(pid).children() if "study.tracking.process" in " ".join(p.cmdline()))
+    return found
+
+
+def test_all_is_sent_once_though_the_process_that_sends_is_killed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    writer = StudyWriter(uri, "name", tmp_path / "x.spool")
+    writer.start_study({}, {}, "")
+    writer.start_trial(0, "trial-0", {}, {})
+    for step in (0, 10):
+        writer.log(0, step, {"val_loss": 1.0 + step})
+    assert writer.flush(60)
+    run_ids = dict(writer.runs)
+    sender(os.getpid()).kill()
+    writer.log(0, 20, {"val_loss": 21.0})
+    writer.end_trial(0, Outcome.COMPLETED)
+    assert writer.close(60)
+    assert "the process that sends to MLflow has died" in caplog.text
+    assert dict(writer.runs) == run_ids
+    points = connect(uri).get_metric_history(run_ids[0], "val_loss")
+    assert [point.step for point in points] == [0, 10, 20]
+
+
+def test_what_sends_dies_with_the_session_in_the_middle_of_a_request(tmp_path: Path) -> None:
+    with socket.socket() as listener:  # accepts, and never answers
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        session = (
+            "from pathlib import Path; from study.tracking.writer import StudyWriter; "
+            f"writer = StudyWriter('http://127.0.0.1:{listener.getsockname()[1]}', 'name', Path('x.spool')); "
+            "writer.start_study({}, {}, ''); writer.flush(300)"
+        )
+        process = subprocess.Popen([sys.executable, "-c", session], cwd=tmp_path, env=environment())
+        listener.accept()
+        sending = sender(process.pid)
+        process.kill()
+        process.wait()
+        sending.wait(8)  # the request itself is given longer
+
+
+@pytest.mark.slow
 def test_what_a_damaged_spool_forgets_is_said_again_and_not_twice(tmp_path: Path) -> None:
     uri, path = f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "x.spool"
     evaluations = [(step, 1.0 + step, 2_000_000_000_000 + step) for step in (0, 10, 20)]
