@@ -8,7 +8,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 from tests.conftest import environment
 
@@ -82,3 +87,41 @@ class Server:
         """Sends a signal to all its processes."""
         if self._process is not None:
             os.killpg(self._process.pid, number)
+
+
+@contextmanager
+def loses_answers(server: Server, path: str, times: int) -> Iterator[str]:
+    """Passes requests on to a server, and loses its first answers to those of a path. Yields its address."""
+    left = iter(range(times))
+
+    class Passing(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
+            connection = HTTPConnection("127.0.0.1", server.port)
+            connection.request(self.command, self.path, body, headers)
+            answer = connection.getresponse()
+            content = answer.read()
+            connection.close()
+            if self.path.endswith(path) and next(left, None) is not None:
+                self.close_connection = True
+                return
+            self.send_response(answer.status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_PATCH = do_POST  # noqa: N815
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass  # it would be printed
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Passing) as proxy:
+        thread = Thread(target=proxy.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{proxy.server_port}"
+        finally:
+            proxy.shutdown()
+            thread.join()
