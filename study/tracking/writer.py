@@ -24,7 +24,7 @@ ASKING = -1
 RETRY_SECONDS = 5.0
 LAST_TRY_SECONDS = 10.0
 """What a server that has been away for long is given at the end."""
-ROUND_SECONDS = 5.0
+ROUND_SECONDS = 3.0
 """From one sending to the next, unless someone waits: of many evaluations each must not be a request of its own."""
 LOOK_SECONDS = 0.3
 """Between two looks for files that workers still write, if someone waits."""
