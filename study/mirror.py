@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -75,8 +75,8 @@ class Mirror:
                 time.sleep(RETRY_SECONDS)
 
     @contextmanager
-    def running(self, patience: float) -> Iterator["Mirror"]:
-        """Keeps the store up to date meanwhile, and tries to for at most `patience` seconds at the end."""
+    def running(self, patience: Callable[[], float]) -> Iterator["Mirror"]:
+        """Keeps the store up to date meanwhile, and tries to for at most so many seconds at the end, asked for then."""
         if not self._storage.is_remote:
             yield self
             return
@@ -86,11 +86,16 @@ class Mirror:
             yield self
         finally:
             self._ending = True
-            self.flush(patience)
+            self.flush(seconds := patience())
             with self._changed:
                 self._closing = True
                 self._changed.notify_all()
-            thread.join(RETRY_SECONDS)
+            thread.join(min(seconds, RETRY_SECONDS))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the store has all that it was last asked to take."""
+        return not self._storage.is_remote or self._done >= self._asked
 
     def ask(self) -> int:
         """Asks for what is written by now to be sent soon; returns a number to ask `has` with."""
@@ -194,7 +199,7 @@ def open_run(uri: str, study: str, place: Path) -> Iterator[tuple[RunFolder, Mir
         mirror.fetch()
         _idle.clear()
         try:
-            with mirror.running(WORKER_SECONDS - 10):
+            with mirror.running(lambda: WORKER_SECONDS - 10):
                 yield run, mirror
         finally:
             _idle.set()
@@ -244,11 +249,24 @@ def wait_for(storage: Storage, run: RunFolder, step: int, seconds: float = WORKE
 
 
 def wait_for_all(storage: Storage, steps: Mapping[RunFolder, int], seconds: float) -> None:
-    """Waits for several trials, as `wait_for` does, and says whose evaluations do not come."""
+    """Waits for several trials, as `wait_for` does, and for a store that is away; says whose evaluations it lacks."""
     if not storage.is_remote:
         return
+    deadline = time.monotonic() + seconds
+
+    def comes(run: RunFolder) -> bool:
+        while True:
+            try:
+                return wait_for(storage, run, steps[run], max(0.0, deadline - time.monotonic()))
+            except OSError as error:
+                if error.errno is not None:
+                    raise  # of this machine's disk: a store's own errors have no number
+                if time.monotonic() >= deadline:
+                    return False
+                time.sleep(1)  # between two looks at a store that is away
+
     with ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(lambda run: wait_for(storage, run, steps[run], seconds), steps)
+        found = pool.map(comes, steps)
         missing = [run.path.name for run, is_there in zip(steps, found, strict=True) if not is_there]
     if missing:
         log.warning("of trials %s the storage lacks the last evaluations", ", ".join(missing))

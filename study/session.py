@@ -14,9 +14,10 @@ from study.lock import StudyLock
 from study.plan import Plan
 from study.provenance import facts
 from study.recorder import Recorder, flat
-from study.results import SEND_SECONDS, bring_evaluations, finish
+from study.results import SEND_SECONDS, SEND_SECONDS_INTERRUPTED, bring_evaluations, finish
 from study.runner import Stop, run_trials
 from study.searcher import StudySearcher, ask_known_good_first, finished, open_optuna_study, open_storage
+from study.storage import first_line
 from study.tracking.writer import StudyWriter
 from study.trial import Job, trainable
 
@@ -43,21 +44,25 @@ def run_session(plan: Plan, console: Console) -> int:
                 raise WorldError(_cannot_write(plan, f"{plan.folder.path} cannot be written: {disk}")) from None
             if isinstance(error, WorldError):
                 raise WorldError(_cannot_write(plan, str(error))) from None
+            if plan.storage.is_remote and isinstance(error, OSError) and error.errno is None:  # a store's own
+                what = f"storage {plan.storage.uri} does not answer ({first_line(error)})"
+                raise WorldError(_go_on(plan, what)) from None
             raise
 
 
 def _run(plan: Plan, console: Console) -> int:
     config, folder = plan.config, plan.folder
     folder.write_config(config)
-    with plan.mirror.running(SEND_SECONDS):
-        status = _run_session(plan, console)
-    if plan.storage.is_remote:
+    stop = Stop(plan.time_budget)
+    with plan.mirror.running(lambda: SEND_SECONDS_INTERRUPTED if stop.interrupted else SEND_SECONDS):
+        status = _run_session(plan, console, stop)
+    if plan.storage.is_remote and plan.mirror.is_whole:
         with suppress(OSError):  # then a session elsewhere waits a little, no more
             plan.storage.delete(folder.lock)
     return status
 
 
-def _run_session(plan: Plan, console: Console) -> int:
+def _run_session(plan: Plan, console: Console, stop: Stop) -> int:
     config, folder = plan.config, plan.folder
     study = open_optuna_study(open_storage(plan.database, folder.journal), config.name, config.sampler, config.seed)
     ask_known_good_first(study, config.space)
@@ -65,7 +70,6 @@ def _run_session(plan: Plan, console: Console) -> int:
     lacking = config.trials - ended
     if lacking > 0:
         _announce(plan, lacking, console)
-    stop = Stop(plan.time_budget)
     writer = StudyWriter(plan.uri, config.name, folder.spool, plan.storage)
     with Display(console, config.trials, config.training.steps, ended) as display, stop.on_signals():
         recorder = Recorder(config, folder, plan.mirror, writer, display, plan.slots.trials_per_gpu)
@@ -97,7 +101,11 @@ def _first_lock(plan: Plan) -> StudyLock:
 
 
 def _cannot_write(plan: Plan, what: str) -> str:
-    return f"{what}: nothing that was written is lost; make space, then go on with --name {plan.config.name} --resume"
+    return _go_on(plan, what, "make space, then ")
+
+
+def _go_on(plan: Plan, what: str, first: str = "") -> str:
+    return f"{what}: nothing that was written is lost; {first}go on with --name {plan.config.name} --resume"
 
 
 def _run_trials(plan: Plan, study: optuna.Study, recorder: Recorder, trials: int, stop: Stop) -> None:

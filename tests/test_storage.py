@@ -13,8 +13,9 @@ from model.schedules import Constant
 from study.config import PRESETS
 from study.corpus import load_corpus
 from study.errors import UserError
+from study.folder import RunFolder
 from study.layout import StudyFolder, trial_place
-from study.mirror import Mirror, open_run, wait_for
+from study.mirror import Mirror, open_run, wait_for, wait_for_all
 from study.rows import Labels
 from study.storage import Storage
 from study.training import Trainer
@@ -142,7 +143,7 @@ def test_a_store_that_is_away_holds_up_nothing_and_lacks_nothing_later(
     study.mkdir(parents=True)
     (study / "study.yaml").write_text("a: 1")
     mirror = Mirror(storage, study)
-    with mirror.running(60):
+    with mirror.running(lambda: 60):
         asked = mirror.ask()
         assert not mirror.flush(1)
         assert not mirror.has(asked)
@@ -152,6 +153,18 @@ def test_a_store_that_is_away_holds_up_nothing_and_lacks_nothing_later(
             there = elsewhere(storage, tmp_path)
             Mirror(there, there.folder / "study").fetch()
     assert (there.folder / "study" / "study.yaml").read_text() == "a: 1"
+
+
+@pytest.mark.slow
+def test_evaluations_in_a_store_that_is_away_are_missing_and_this_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for key, value in KEYS.items():
+        monkeypatch.setenv(key, value)
+    with s3_server(tmp_path) as server:
+        storage = Storage(server.uri("x"), tmp_path / "here")
+    wait_for_all(storage, {RunFolder(storage.folder / "study" / "trials" / "00003"): 10}, seconds=0)
+    assert "of trials 00003 the storage lacks the last evaluations" in caplog.text
 
 
 @pytest.mark.slow

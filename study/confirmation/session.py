@@ -40,7 +40,7 @@ from study.results import SEND_SECONDS, SEND_SECONDS_INTERRUPTED
 from study.runner import Stop, run_trials
 from study.searcher import KNOWN, SCHEDULE, StudySearcher
 from study.session import SEND_SECONDS_AFTER_ERROR
-from study.storage import Storage
+from study.storage import Storage, first_line
 from study.tracking.client import check, tracking_uri
 from study.tracking.names import PARENT_RUN, Role
 from study.tracking.writer import Deadline, StudyWriter
@@ -92,10 +92,12 @@ def confirm_study(
     with lock or StudyLock(folder.lock, folder.title):
         try:
             folder.write_config(config)
-            with folder.mirror(storage).running(SEND_SECONDS) as mirror:
+            stop = Stop(None)
+            patience = lambda: SEND_SECONDS_INTERRUPTED if stop.interrupted else SEND_SECONDS  # noqa: E731
+            with folder.mirror(storage).running(patience) as mirror:
                 session = _Session(config, storage, folder, mirror, shared_corpus, slots, estimate, console)
-                status = session.run(uri)
-            if storage.is_remote:
+                status = session.run(uri, stop)
+            if storage.is_remote and mirror.is_whole:
                 with suppress(OSError):  # then a session elsewhere waits a little, no more
                     storage.delete(folder.lock)
             return status
@@ -104,6 +106,9 @@ def confirm_study(
             what = f"{folder.path} cannot be written: {disk}" if disk else str(error)
             if disk is not None or isinstance(error, WorldError):
                 raise WorldError(f"{what}: nothing is lost; make space, then give the same command again") from None
+            if storage.is_remote and isinstance(error, OSError) and error.errno is None:  # a store's own
+                what = f"storage {storage.uri} does not answer ({first_line(error)})"
+                raise WorldError(f"{what}: nothing is lost; give the same command again") from None
             raise
 
 
@@ -124,7 +129,7 @@ class _Session:
         self._storage, self._mirror = storage, mirror
         self._reasons: dict[str, str] = {}  # why runs failed, by name
 
-    def run(self, uri: str) -> int:
+    def run(self, uri: str, stop: Stop) -> int:
         config, folder = self._config, self._folder
         writer = StudyWriter(
             uri,
@@ -134,7 +139,6 @@ class _Session:
             parent=Role.CONFIRMATION,
             child=Role.CONFIRMATION_RUN,
         )
-        stop = Stop(None)
         try:
             with stop.on_signals():
                 params = flat(

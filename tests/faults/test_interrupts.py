@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from tests.conftest import run, start
 from tests.faults.checks import check_whole
 from tests.faults.servers import Server
+from tests.services import KEYS, s3_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
@@ -71,3 +72,19 @@ def test_interrupted_once_then_twice_then_resumed(tmp_path: Path) -> None:
     finally:
         server.send(signal.SIGCONT)
         server.kill()
+
+
+def test_interrupted_while_the_object_store_is_away(tmp_path: Path) -> None:
+    with s3_server(tmp_path) as server:
+        arguments = [*STUDY, *NEW, "--steps", "100000", "--storage", server.uri("x")]
+        process = start(arguments, tmp_path, **KEYS, XDG_CACHE_HOME=str(tmp_path / "cache"))
+        spool = ""
+        while '"metrics"' not in spool:  # a trial has been evaluated
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.1)  # between two looks at another process
+            spool = "".join(path.read_text() for path in tmp_path.glob("cache/**/mlflow.spool"))
+    seconds, output = press(process, times=1)
+    assert process.returncode == 130, output
+    assert seconds < 25  # the store's own client tries for six before it says that no one answers
+    assert "0 of 3 trials have ended. To go on:" in output
+    assert "Traceback" not in output
