@@ -83,8 +83,8 @@ class StoreProcess:
         self.experiment_id = answer["experiment_id"] or self.experiment_id
         if answer["runs"] is not None:
             self.runs = dict(answer["runs"])
-        elif answer["run"] is not None:
-            self.runs |= [answer["run"]]
+        elif answer["run"] is not None and answer["run"][0] not in self.runs:
+            self.runs = self.runs | dict([answer["run"]])  # another one, since others may be reading this one
         if answer["error"] is not None:
             kind, message = answer["error"]
             raise ERRORS.get(kind, ConnectionError)(message)
