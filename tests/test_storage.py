@@ -75,7 +75,7 @@ def test_a_folder_and_its_mirror_are_alike(storage: Storage, tmp_path: Path) -> 
     (study / "optuna.journal").write_bytes(b'{"whole": 1}\n{"ha')
     (study / "trials" / "x").write_text("not mine")
     (study / ".part-1").write_text("not ready")
-    with Mirror(storage, study, skip=frozenset({"trials"})).running(60) as mirror:
+    with Mirror(storage, study, skip=frozenset({"trials"})).running(lambda: 60) as mirror:
         assert mirror.flush(60)
         (study / "table").write_text("1")
         (study / "study.yaml").write_text("a: 2")
