@@ -33,11 +33,15 @@ COMMAND = ["-m", "study.confirm", "--top", "2", "--seeds", "2", "--sweep-seeds",
 
 @pytest.fixture(scope="module")
 def confirmed(finished_study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, str, str]:
-    """A copy of the real study, confirmed: what was printed when it was interrupted, and when it went on to its end."""
+    """A copy of the real study, confirmed: what was printed when it was interrupted, and when it went on to its end.
+
+    It goes on with another MLflow store, and a spool in which the beginning and an evaluation of runs are damaged.
+    """
     study = Study(tmp_path_factory.mktemp("confirmed"), finished_study.name, finished_study.output)
     shutil.copytree(finished_study.folder, study.folder, dirs_exist_ok=True)
-    command = [*COMMAND, "--study", study.name, "--tracking-uri", f"sqlite:///{study.folder / 'mlflow.db'}"]
-    process = start(["-u", *command], study.folder)
+    shutil.copy(study.folder / "mlflow.db", study.folder / "first.db")
+    command = [*COMMAND, "--study", study.name, "--tracking-uri"]
+    process = start(["-u", *command, f"sqlite:///{study.folder / 'first.db'}"], study.folder)
     try:
         assert process.stdout is not None
         printed = ""
@@ -51,8 +55,14 @@ def confirmed(finished_study: Study, tmp_path_factory: pytest.TempPathFactory) -
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-    done = run(command, study.folder)
+    spool = folder_of(study) / "mlflow.spool"
+    content = bytearray(spool.read_bytes())
+    for what in (b'"start", "trial": "sweep-0/', b'"metrics", "trial": "sweep-0.1/'):
+        content[content.index(what)] ^= 1
+    spool.write_bytes(content)
+    done = run([*command, f"sqlite:///{study.folder / 'mlflow.db'}"], study.folder)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("mlflow.spool is damaged") == 2
     return study, printed + out, done.stdout
 
 

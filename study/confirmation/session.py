@@ -188,10 +188,16 @@ class _Session:
 
     def _train(self, title: str, runs: Sequence[Run], writer: StudyWriter, stop: Stop) -> bool:
         """Trains the runs that are not complete; False if it was interrupted before all had ended."""
-        lacking = [run for run in runs if not is_complete(run.folder)]
+        config, folder = self._config, self._folder
+        complete = [run for run in runs if is_complete(run.folder)]
+        lacking = [run for run in runs if run not in complete]
+        width = max((len(run.name) for run in lacking), default=0)
+        names = [run.name.ljust(width) for run in lacking]
+        display = Display(self._console, len(runs), config.training.steps, len(complete), names.__getitem__)
+        recorder = ConfirmationRecorder(lacking, config.training, self._mirror, writer, display)
+        recorder.catch_up(complete)
         if not lacking:
             return True
-        config, folder = self._config, self._folder
         job = ConfirmationJob(
             storage=self._storage.uri,
             study=config.study,
@@ -206,12 +212,7 @@ class _Session:
         for run in lacking:
             asked.enqueue_trial({}, user_attrs={SCHEDULE: run.schedule.to_dict(), KNOWN: run.arm})
         self._say(f"{title}: {len(lacking)} runs")
-        ended = len(runs) - len(lacking)
-        width = max(len(run.name) for run in lacking)
-        names = [run.name.ljust(width) for run in lacking]
-        display = Display(self._console, len(runs), config.training.steps, ended, names.__getitem__)
         with display:
-            recorder = ConfirmationRecorder(job, self._mirror, writer, display)
             try:
                 room = Room(self._slots)
                 searcher = StudySearcher(asked, "", config.training.steps, recorder, room.has_more_than)

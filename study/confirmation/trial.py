@@ -1,14 +1,15 @@
 """What a confirmation's run does on a worker, and who is told of it."""
 
 import logging
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from model.schedules import from_dict
-from study.confirmation.measures import MEASURED, run_measured
+from study.config import TrainingConfig
+from study.confirmation.measures import MEASURED, Measures, run_measured
 from study.confirmation.plan import Run
 from study.display import Display
 from study.folder import RunFolder
@@ -53,35 +54,30 @@ class ConfirmationRecorder:
     `reasons` says by name why runs failed.
     """
 
-    def __init__(self, job: ConfirmationJob, mirror: Mirror, writer: StudyWriter, display: Display) -> None:
-        self._job, self._mirror, self._writer, self._display = job, mirror, writer, display
+    def __init__(
+        self, runs: Sequence[Run], training: TrainingConfig, mirror: Mirror, writer: StudyWriter, display: Display
+    ) -> None:
+        self._runs, self._training = runs, training
+        self._mirror, self._writer, self._display = mirror, writer, display
         self.reasons: dict[str, str] = {}
 
     def trial_started(self, number: int, schedule: dict[str, Any], known_good: str | None) -> None:
         """Opens the run."""
-        run = self._job.runs[number]
         self._display.trial_started(number, schedule)
-        training = replace(self._job.training, seed=run.seed)
-        self._writer.start_trial(
-            run.name,
-            name=f"{run.arm}-seed-{run.seed}",
-            params=flat({"schedule": schedule, "training": asdict(training)}),
-            tags={ARM: run.arm, SEED: str(run.seed)},
-        )
+        self._open(self._runs[number])
 
     def trial_progressed(self, number: int, result: Mapping[str, Any]) -> None:
         """Logs an evaluation."""
         self._display.trial_progressed(number, result)
-        metrics = {name: result[name] for name in (*METRICS, *MEASURED) if name in result}
-        self._writer.log(self._job.runs[number].name, result["step"], metrics, result["time_ms"])
+        self._log(self._runs[number], result, result["time_ms"])
 
     def trial_warned(self, number: int, warning: str) -> None:
         """Says on the screen what a run's worker wants to be known."""
-        log.warning("%s: %s", self._job.runs[number].name, warning)
+        log.warning("%s: %s", self._runs[number].name, warning)
 
     def trial_ended(self, number: int, outcome: Outcome, reason: str | None, traceback: str | None) -> None:
         """Closes the run with its checkpoint, and clears what only a continuation would need."""
-        run = self._job.runs[number]
+        run = self._runs[number]
         self._display.trial_ended(number, outcome, reason)
         self._upload_checkpoint(run)
         if reason is not None:
@@ -94,13 +90,40 @@ class ConfirmationRecorder:
         self._writer.end_trial(run.name, outcome, reason)
         self._mirror.remove(run.folder.resume)
 
+    def catch_up(self, complete: Iterable[Run]) -> None:
+        """Writes down what a damaged spool has forgotten of runs that are complete."""
+        for run in complete:
+            if not self._writer.said[run.name].begun:
+                self._open(run)
+            measures = Measures.read(run.folder.path)
+            evaluations, full_val_loss = run.folder.rows(), dict(measures.full_val_loss)
+            for row in evaluations:
+                more = {"full_val_loss": full_val_loss[row["step"]]} if row["step"] in full_val_loss else {}
+                self._log(run, row | more | (measures.final() if row is evaluations[-1] else {}))
+            if self._writer.said[run.name].open:
+                self._upload_checkpoint(run)
+                self._writer.end_trial(run.name, Outcome.COMPLETED)
+
     def break_off(self) -> None:
         """Closes the runs that have no end yet, and that the same command goes on with."""
-        runs = {run.name: run for run in self._job.runs}
+        runs = {run.name: run for run in self._runs}
         for name in self._writer.open_trials():
             if name in runs:
                 self._upload_checkpoint(runs[name])
             self._writer.end_trial(name, Outcome.STOPPED_EARLY, "the confirmation was stopped")
+
+    def _open(self, run: Run) -> None:
+        training = replace(self._training, seed=run.seed)
+        self._writer.start_trial(
+            run.name,
+            name=f"{run.arm}-seed-{run.seed}",
+            params=flat({"schedule": run.schedule.to_dict(), "training": asdict(training)}),
+            tags={ARM: run.arm, SEED: str(run.seed)},
+        )
+
+    def _log(self, run: Run, evaluation: Mapping[str, Any], time_ms: int | None = None) -> None:
+        metrics = {name: evaluation[name] for name in (*METRICS, *MEASURED) if name in evaluation}
+        self._writer.log(run.name, evaluation["step"], metrics, time_ms)
 
     def _upload_checkpoint(self, run: Run) -> None:
         steps = self._writer.said[run.name].steps

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +92,12 @@ class StudyStore:
     def _send_batch(self, events: Sequence[Event]) -> None:
         run_id = self._run_id(events[0]["trial"])
         tags = {key: value for event in events for key, value in event.get("tags", {}).items()}
+        history = cache(lambda key: {point.step for point in self._client.get_metric_history(run_id, key)})
         metrics = [
             Metric(key, value, event["time_ms"], event["step"])
             for event in events
             for key, value in event.get("metrics", {}).items()
+            if not event.get("unsure") or event["step"] not in history(key)
         ]
         room = METRICS_AT_ONCE - len(tags)
         for first in range(0, max(1, len(metrics)), room):

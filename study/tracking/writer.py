@@ -68,8 +68,13 @@ class StudyWriter:
         storage = storage or Storage(str(self._root.parent))
         self._store = StoreProcess(uri, experiment, self._root, storage, parent, child)
         self.said: defaultdict[Key, Said] = defaultdict(Said)
-        for event in self._spool.past:
-            self._note(event)
+        orphans = []
+        for place, event in enumerate(self._spool.past):
+            if self._is_orphan(event):
+                orphans.append(place)
+            else:
+                self._note(event)
+        self._spool.remove(orphans)
         self._stop = threading.Event()
         self._hurried = threading.Event()
         self._failing: int | None = None  # the place of what could not be sent, or ASKING
@@ -106,13 +111,16 @@ class StudyWriter:
     def log(self, number: Key, step: int, metrics: Mapping[str, float], time_ms: int | None = None) -> None:
         """Logs metrics at a training step, unless the run has some at this step already.
 
-        Their time is the one given, so that what a damaged spool has forgotten is the same when it comes again; but
-        not before that of an earlier step.
+        Their time lies between those of the steps around. Who has no time to give, since it was not there, cannot know
+        whether the store was told: it is asked first, as a damaged spool has forgotten what it said.
         """
         steps = self.said[number].steps
         if step not in steps:
-            before = max((time_ms for earlier, time_ms in steps.items() if earlier < step), default=0)
-            self._put(number, "metrics", max(time_ms or _now_ms(), before), step=step, metrics=metrics)
+            before = [time for earlier, time in steps.items() if earlier < step]
+            after = [time for later, time in steps.items() if later > step]
+            time_between = max([min([time_ms or _now_ms(), *after]), *before])
+            doubt = {} if time_ms else {"unsure": True}
+            self._put(number, "metrics", time_between, step=step, metrics=metrics, **doubt)
 
     def tag(self, number: Key, tags: Mapping[str, str]) -> None:
         """Sets tags of a trial's run."""
@@ -160,6 +168,12 @@ class StudyWriter:
         self._store.close()
         self.closed = True
         return done
+
+    def _is_orphan(self, event: Event) -> bool:
+        """Whether the line that began the event's run, or the study's, was damaged: then all of it is said again."""
+        number = event["trial"]
+        needs = {PARENT_RUN, number} - ({number} if event["what"] == "start" else set())
+        return not all(self.said[needed].begun for needed in needs)
 
     def _put(self, number: Key, what: str, time_ms: int | None = None, **details: Any) -> None:
         if time_ms is None:

@@ -115,10 +115,11 @@ def test_what_sends_dies_with_the_session_in_the_middle_of_a_request(tmp_path: P
 
 
 @pytest.mark.slow
-def test_what_a_damaged_spool_forgets_is_said_again_and_not_twice(tmp_path: Path) -> None:
-    uri, path = f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "x.spool"
-    evaluations = [(step, 1.0 + step, 2_000_000_000_000 + step) for step in (0, 10, 20)]
-    writer = StudyWriter(uri, "name", path)
+@pytest.mark.parametrize("was_sent", [True, False])
+def test_what_a_damaged_spool_forgets_is_said_again_and_not_twice(tmp_path: Path, was_sent: bool) -> None:
+    uri, name, path = f"sqlite:///{tmp_path / 'mlflow.db'}", "name", tmp_path / "x.spool"
+    evaluations = [(step, 1.0 + step, 1_700_000_000_000 + step) for step in (0, 10, 20)]
+    writer = StudyWriter(uri, name, path)
     writer.start_study({}, {}, "")
     writer.start_trial(0, "trial-0", {}, {})
     for step, val_loss, time_ms in evaluations:
@@ -127,20 +128,28 @@ def test_what_a_damaged_spool_forgets_is_said_again_and_not_twice(tmp_path: Path
     assert writer.close(60)
     client = connect(uri)
     lines = path.read_bytes().splitlines(keepends=True)
-    for forgotten in ([1], [3], [4], [2, 3, 4], [5]):  # the start of the trial, some evaluations, its end
+    # the start of the study, of the trial, some evaluations, the trial's end
+    for case, forgotten in enumerate(([0], [1], [0, 1], [3], [4], [2, 3, 4], [5])):
         path.write_bytes(b"".join(b"x" * (i in forgotten) + line for i, line in enumerate(lines)))
-        again = StudyWriter(uri, "name", path)
+        if not was_sent:
+            name = f"name-{case}"
+            path.with_suffix(".sent").unlink(missing_ok=True)
+        again = StudyWriter(uri, name, path)
+        again.start_study({}, {}, "")
         if not again.said[0].begun:
             again.start_trial(0, "trial-0", {}, {})
-        for step, val_loss, time_ms in evaluations:
-            again.log(0, step, {"val_loss": val_loss}, time_ms)
+        for step, val_loss, _ in evaluations:  # as the trial's folder has them
+            again.log(0, step, {"val_loss": val_loss})
         if again.said[0].open:
             again.end_trial(0, Outcome.COMPLETED)
         assert again.close(60)
-        (trial,) = client.search_runs(["1"], "tags.role = 'trial'")
+        (trial,) = client.search_runs([again.experiment_id], "tags.role = 'trial'")
         points = client.get_metric_history(trial.info.run_id, "val_loss")
-        assert [(point.step, point.value, point.timestamp) for point in points] == evaluations
+        assert [(point.step, point.value) for point in points] == [(step, value) for step, value, _ in evaluations]
+        times = [point.timestamp for point in points]
+        assert times == ([time_ms for *_, time_ms in evaluations] if was_sent else sorted(times)), forgotten
         assert trial.info.status == "FINISHED"
+        assert trial.info.run_name == "trial-0"
 
 
 def test_ctrl_c_cuts_short_the_last_wait_for_a_server(tmp_path: Path) -> None:
