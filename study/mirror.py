@@ -10,7 +10,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -248,28 +247,51 @@ def wait_for(storage: Storage, run: RunFolder, step: int, seconds: float = WORKE
     return True
 
 
-def wait_for_all(storage: Storage, steps: Mapping[RunFolder, int], seconds: float) -> None:
-    """Waits for several trials, as `wait_for` does, and for a store that is away; says whose evaluations it lacks."""
+def wait_for_all(
+    storage: Storage, steps: Mapping[RunFolder, int], seconds: float, patience: float | None = None
+) -> bool:
+    """Waits for several trials, as `wait_for` does, and for a store that is away; says whose evaluations it lacks.
+
+    Args:
+        seconds: how long what is not there may take to come.
+        patience: how many seconds all this may take, if not as many as it takes: a store that is away can be slow to
+            say so.
+
+    Returns:
+        Whether the store has answered for each.
+    """
     if not storage.is_remote:
-        return
-    deadline = time.monotonic() + seconds
+        return True
+    began = time.monotonic()
+    found: dict[RunFolder, bool | OSError] = {}  # the last error of a store that does not answer
+    left = iter(list(steps))
 
-    def comes(run: RunFolder) -> bool:
-        while True:
-            try:
-                return wait_for(storage, run, steps[run], max(0.0, deadline - time.monotonic()))
-            except OSError as error:
-                if error.errno is not None:
-                    raise  # of this machine's disk: a store's own errors have no number
-                if time.monotonic() >= deadline:
-                    return False
-                time.sleep(1)  # between two looks at a store that is away
+    def look() -> None:
+        for run in left:
+            found[run] = _comes(storage, run, steps[run], began + seconds)
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(comes, steps)
-        missing = [run.path.name for run, is_there in zip(steps, found, strict=True) if not is_there]
-    if missing:
+    threads = [threading.Thread(target=look, daemon=True) for _ in range(min(THREADS, len(steps)))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(None if patience is None else max(0.0, began + patience - time.monotonic()))
+    answers = {run: found.get(run, OSError()) for run in steps}
+    for answer in answers.values():
+        if isinstance(answer, OSError) and answer.errno is not None:
+            raise answer  # of this machine's disk: a store's own errors have no number
+    if missing := [run.path.name for run, answer in answers.items() if answer is not True]:
         log.warning("of trials %s the storage lacks the last evaluations", ", ".join(missing))
+    return not any(isinstance(answer, OSError) for answer in answers.values())
+
+
+def _comes(storage: Storage, run: RunFolder, step: int, deadline: float) -> bool | OSError:
+    while True:
+        try:
+            return wait_for(storage, run, step, max(0.0, deadline - time.monotonic()))
+        except OSError as error:
+            if error.errno is not None or time.monotonic() >= deadline:
+                return error
+            time.sleep(1)  # between two looks at a store that is away
 
 
 def check_not_held_elsewhere(storage: Storage, lock: Path, what: str) -> None:

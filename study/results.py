@@ -39,7 +39,12 @@ def finish(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Consol
     patience = stop.shortened(writer.patience(SEND_SECONDS), SEND_SECONDS_INTERRUPTED)
     trials = finished(study)
     completed = [trial for trial in trials if trial.state is TrialState.COMPLETE]
-    bring_evaluations(plan, study, SEND_SECONDS_INTERRUPTED if stop.interrupted else SEND_SECONDS)
+    whole = len(trials) >= config.trials
+    if stop.interrupted:
+        if not bring_evaluations(plan, study, SEND_SECONDS_INTERRUPTED, patience=SEND_SECONDS_INTERRUPTED):
+            completed, whole = [], False  # what is in a store that is away is left to --resume
+    else:
+        bring_evaluations(plan, study, SEND_SECONDS)
     write_parquet(table(folder, study), folder.table)
     writer.artifacts(PARENT_RUN, [folder.config, folder.table])
     if folder.journal.exists():  # with it, a report can be made from MLflow alone
@@ -52,7 +57,6 @@ def finish(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Consol
         writer.artifacts(PARENT_RUN, [folder.best_schedule])
         writer.artifacts(winner.number, [folder.trial(winner.number).sample], CHECKPOINT)
     report = None if stop.interrupted else _write_report(plan, study, writer, console)
-    whole = len(trials) >= config.trials
     writer.end_study("KILLED" if stop.interrupted else "FINISHED" if completed else "FAILED")
     stop_ray()  # takes its second while the last is sent
     sent = writer.close(patience)
@@ -89,10 +93,11 @@ def finish(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Consol
     return 1
 
 
-def bring_evaluations(plan: Plan, study: optuna.Study, seconds: float) -> None:
-    """Copies the evaluations of all trials here from an object store, some seconds after the last were made at most."""
+def bring_evaluations(plan: Plan, study: optuna.Study, seconds: float, patience: float | None = None) -> bool:
+    """Copies the evaluations of all trials here from an object store: see `wait_for_all`."""
     seen = {t.number: max(t.intermediate_values) for t in study.get_trials(deepcopy=False) if t.intermediate_values}
-    wait_for_all(plan.storage, {plan.folder.trial(number): step for number, step in seen.items()}, seconds)
+    steps = {plan.folder.trial(number): step for number, step in seen.items()}
+    return wait_for_all(plan.storage, steps, seconds, patience)
 
 
 def table(

@@ -1,6 +1,7 @@
 """Ctrl-C, once and twice, at the worst of times: far from an evaluation, and with a server that hangs."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tests.conftest import run, start
+from tests.conftest import run, start, wait_for_a_trial
 from tests.faults.checks import check_whole
 from tests.faults.servers import Server
 from tests.services import KEYS, s3_server
@@ -76,15 +77,11 @@ def test_interrupted_once_then_twice_then_resumed(tmp_path: Path) -> None:
 
 def test_interrupted_while_the_object_store_is_away(tmp_path: Path) -> None:
     with s3_server(tmp_path) as server:
-        arguments = [*STUDY, *NEW, "--steps", "100000", "--storage", server.uri("x")]
+        arguments = ["-u", *STUDY, *NEW, "--steps", "1500", "--storage", server.uri("x")]
         process = start(arguments, tmp_path, **KEYS, XDG_CACHE_HOME=str(tmp_path / "cache"))
-        spool = ""
-        while '"metrics"' not in spool:  # a trial has been evaluated
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.1)  # between two looks at another process
-            spool = "".join(path.read_text() for path in tmp_path.glob("cache/**/mlflow.spool"))
+        wait_for_a_trial(process)
     seconds, output = press(process, times=1)
     assert process.returncode == 130, output
-    assert seconds < 25  # the store's own client tries for six before it says that no one answers
-    assert "0 of 3 trials have ended. To go on:" in output
+    assert seconds < 10
+    assert re.search(r"[12] of 3 trials have ended. To go on:", output), output
     assert "Traceback" not in output
