@@ -9,15 +9,15 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from study.errors import UserError
 from study.folder import RunFolder
 from study.layout import StudyFolder
-from study.storage import THREADS, Storage, first_line
+from study.storage import Storage, first_line
 
 log = logging.getLogger(__name__)
 PAUSE_SECONDS = 1.0
@@ -227,71 +227,6 @@ def open_copy(uri: str, study: str, names: frozenset[str]) -> Iterator[StudyFold
 def wait_until_sent() -> None:
     """Waits until no trial of this process has anything left to send."""
     _idle.wait(WORKER_SECONDS)
-
-
-def wait_for(storage: Storage, run: RunFolder, step: int, seconds: float = WORKER_SECONDS) -> bool:
-    """Waits until the storage has a trial's evaluation of a step, and with it the weights that it made the best.
-
-    Its evaluations are in `run` afterwards. False if they do not come within some seconds: its worker died after the
-    trial was stopped. Raises OSError while the storage does not answer.
-    """
-    deadline = time.monotonic() + seconds
-    while storage.is_remote:
-        with suppress(FileNotFoundError):
-            storage.fetch(run.metrics)
-            if max((row["step"] for row in run.rows()), default=-1) >= step:
-                break
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(0.3)  # between two looks at what another machine writes
-    return True
-
-
-def wait_for_all(
-    storage: Storage, steps: Mapping[RunFolder, int], seconds: float, patience: float | None = None
-) -> bool:
-    """Waits for several trials, as `wait_for` does, and for a store that is away; says whose evaluations it lacks.
-
-    Args:
-        seconds: how long what is not there may take to come.
-        patience: how many seconds all this may take, if not as many as it takes: a store that is away can be slow to
-            say so.
-
-    Returns:
-        Whether the store has answered for each.
-    """
-    if not storage.is_remote:
-        return True
-    began = time.monotonic()
-    found: dict[RunFolder, bool | OSError] = {}  # the last error of a store that does not answer
-    left = iter(list(steps))
-
-    def look() -> None:
-        for run in left:
-            found[run] = _comes(storage, run, steps[run], began + seconds)
-
-    threads = [threading.Thread(target=look, daemon=True) for _ in range(min(THREADS, len(steps)))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(None if patience is None else max(0.0, began + patience - time.monotonic()))
-    answers = {run: found.get(run, OSError()) for run in steps}
-    for answer in answers.values():
-        if isinstance(answer, OSError) and answer.errno is not None:
-            raise answer  # of this machine's disk: a store's own errors have no number
-    if missing := [run.path.name for run, answer in answers.items() if answer is not True]:
-        log.warning("of trials %s the storage lacks the last evaluations", ", ".join(missing))
-    return not any(isinstance(answer, OSError) for answer in answers.values())
-
-
-def _comes(storage: Storage, run: RunFolder, step: int, deadline: float) -> bool | OSError:
-    while True:
-        try:
-            return wait_for(storage, run, step, max(0.0, deadline - time.monotonic()))
-        except OSError as error:
-            if error.errno is not None or time.monotonic() >= deadline:
-                return error
-            time.sleep(1)  # between two looks at a store that is away
 
 
 def check_not_held_elsewhere(storage: Storage, lock: Path, what: str) -> None:

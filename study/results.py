@@ -11,10 +11,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
+from study.arrivals import wait_for_all
 from study.cluster import stop_ray
 from study.display import best_trials, describe
 from study.layout import StudyFolder
-from study.mirror import wait_for_all
 from study.plan import Plan
 from study.provenance import facts
 from study.rows import write_parquet

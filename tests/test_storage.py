@@ -10,12 +10,13 @@ import pytest
 from mlflow import MlflowClient
 
 from model.schedules import Constant
+from study.arrivals import wait_for, wait_for_all
 from study.config import PRESETS
 from study.corpus import load_corpus
 from study.errors import UserError
 from study.folder import RunFolder
 from study.layout import StudyFolder, trial_place
-from study.mirror import Mirror, open_run, wait_for, wait_for_all
+from study.mirror import Mirror, open_run
 from study.rows import Labels
 from study.storage import Storage
 from study.training import Trainer
@@ -156,6 +157,12 @@ def test_a_store_that_is_away_holds_up_nothing_and_lacks_nothing_later(
 
 
 @pytest.mark.slow
+def test_a_store_that_lacks_evaluations_still_answers(storage: Storage) -> None:
+    steps = {RunFolder(storage.folder / "study" / "trials" / f"{number:05d}"): 10 for number in range(40)}
+    assert wait_for_all(storage, steps, seconds=1, patience=1)
+
+
+@pytest.mark.slow
 def test_evaluations_in_a_store_that_is_away_are_missing_and_this_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -163,7 +170,7 @@ def test_evaluations_in_a_store_that_is_away_are_missing_and_this_is_said(
         monkeypatch.setenv(key, value)
     with s3_server(tmp_path) as server:
         storage = Storage(server.uri("x"), tmp_path / "here")
-    wait_for_all(storage, {RunFolder(storage.folder / "study" / "trials" / "00003"): 10}, seconds=0)
+    assert not wait_for_all(storage, {RunFolder(storage.folder / "study" / "trials" / "00003"): 10}, seconds=0)
     assert "of trials 00003 the storage lacks the last evaluations" in caplog.text
 
 

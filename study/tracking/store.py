@@ -133,8 +133,9 @@ class StudyStore:
                 raise UselessError(f"there is no file {path.name} in {path.parent}") from None
 
     def _check_sent(self, event: Event, folder: Path) -> None:
+        from study.arrivals import wait_for
         from study.folder import RunFolder  # imports torch, which a storage that is a folder needs not
-        from study.mirror import WORKER_SECONDS, wait_for
+        from study.mirror import WORKER_SECONDS
 
         since = self._awaited.setdefault((event["trial"], event["step"]), time.monotonic())
         is_there = wait_for(self._storage, RunFolder(folder), event["step"], seconds=0)

@@ -1,0 +1,88 @@
+"""Waits for what workers elsewhere send to an object store."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+
+from study.folder import RunFolder
+from study.mirror import WORKER_SECONDS
+from study.storage import THREADS, Storage
+
+log = logging.getLogger(__name__)
+
+
+def wait_for(storage: Storage, run: RunFolder, step: int, seconds: float = WORKER_SECONDS) -> bool:
+    """Waits until the storage has a trial's evaluation of a step, and with it the weights that it made the best.
+
+    Its evaluations are in `run` afterwards. False if they do not come within some seconds: its worker died after the
+    trial was stopped. Raises OSError while the storage does not answer.
+    """
+    deadline = time.monotonic() + seconds
+    while storage.is_remote:
+        with suppress(FileNotFoundError):
+            storage.fetch(run.metrics)
+            if max((row["step"] for row in run.rows()), default=-1) >= step:
+                break
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.3)  # between two looks at what another machine writes
+    return True
+
+
+def wait_for_all(
+    storage: Storage, steps: Mapping[RunFolder, int], seconds: float, patience: float | None = None
+) -> bool:
+    """Waits for several trials, as `wait_for` does, and for a store that is away; says whose evaluations it lacks.
+
+    Args:
+        seconds: how long what is not there may take to come.
+        patience: how many seconds all this may take, if not as many as it takes: a store that is away can be slow to
+            say so.
+
+    Returns:
+        Whether the store has answered for each.
+    """
+    if not storage.is_remote:
+        return True
+    began = time.monotonic()
+    found: dict[RunFolder, bool | OSError] = {}  # what came of the last look
+    pending = list(steps)
+    while True:
+        _look(storage, steps, iter(pending), found, None if patience is None else began + patience)
+        errors = [answer for run in steps if isinstance(answer := found.get(run, OSError()), OSError)]
+        for error in errors:
+            if error.errno is not None:
+                raise error  # of this machine's disk: a store's own errors have no number
+        pending = [run for run in pending if found.get(run) is not True]
+        if not pending or time.monotonic() >= began + seconds:
+            break
+        time.sleep(0.5)  # between two looks at what another machine writes
+    if pending:
+        names = ", ".join(run.path.name for run in pending)
+        log.warning("of trials %s the storage lacks the last evaluations", names)
+    return not errors
+
+
+def _look(
+    storage: Storage,
+    steps: Mapping[RunFolder, int],
+    runs: Iterator[RunFolder],
+    found: dict[RunFolder, bool | OSError],
+    deadline: float | None,
+) -> None:
+    """Looks once at each run, in threads that no one waits for after a deadline, by `time.monotonic`."""
+
+    def look() -> None:
+        for run in runs:
+            try:
+                found[run] = wait_for(storage, run, steps[run], seconds=0)
+            except OSError as error:
+                found[run] = error
+
+    threads = [threading.Thread(target=look, daemon=True) for _ in range(min(THREADS, len(steps)))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
