@@ -38,8 +38,7 @@ def wait_for_all(
 
     Args:
         seconds: how long what is not there may take to come.
-        patience: how many seconds all this may take, if not as many as it takes: a store that is away can be slow to
-            say so.
+        patience: the most seconds that all this may take; None is no limit. A store that is away is slow to say so.
 
     Returns:
         Whether the store has answered for each.

@@ -63,7 +63,7 @@ class Recorder:
         self._close(number, outcome, reason)
 
     def catch_up(self, trials: Iterable[FrozenTrial]) -> None:
-        """Writes down what an earlier session knew of its trials, and died before it could say."""
+        """Writes down what an earlier session knew of its trials and could not say, or a damaged spool forgot."""
         for trial in trials:
             number, schedule = trial.number, trial.user_attrs.get(SCHEDULE)
             if schedule is None:  # it has not begun

@@ -79,6 +79,8 @@ class ConfirmationRecorder:
         """Closes the run with its checkpoint, and clears what only a continuation would need."""
         run = self._runs[number]
         self._display.trial_ended(number, outcome, reason)
+        if outcome is Outcome.COMPLETED:
+            self._log_all(run)
         self._upload_checkpoint(run)
         if reason is not None:
             self.reasons[run.name] = reason
@@ -95,11 +97,7 @@ class ConfirmationRecorder:
         for run in complete:
             if not self._writer.said[run.name].begun:
                 self._open(run)
-            measures = Measures.read(run.folder.path)
-            evaluations, full_val_loss = run.folder.rows(), dict(measures.full_val_loss)
-            for row in evaluations:
-                more = {"full_val_loss": full_val_loss[row["step"]]} if row["step"] in full_val_loss else {}
-                self._log(run, row | more | (measures.final() if row is evaluations[-1] else {}))
+            self._log_all(run)
             if self._writer.said[run.name].open:
                 self._upload_checkpoint(run)
                 self._writer.end_trial(run.name, Outcome.COMPLETED)
@@ -124,6 +122,14 @@ class ConfirmationRecorder:
     def _log(self, run: Run, evaluation: Mapping[str, Any], time_ms: int | None = None) -> None:
         metrics = {name: evaluation[name] for name in (*METRICS, *MEASURED) if name in evaluation}
         self._writer.log(run.name, evaluation["step"], metrics, time_ms)
+
+    def _log_all(self, run: Run) -> None:
+        """Logs what the run's own files have, and was not said."""
+        measures = Measures.read(run.folder.path)
+        evaluations, full_val_loss = run.folder.rows(), dict(measures.full_val_loss)
+        for row in evaluations:
+            more = {"full_val_loss": full_val_loss[row["step"]]} if row["step"] in full_val_loss else {}
+            self._log(run, row | more | (measures.final() if row is evaluations[-1] else {}))
 
     def _upload_checkpoint(self, run: Run) -> None:
         steps = self._writer.said[run.name].steps

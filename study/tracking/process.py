@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from typing import IO, Any
 
 from study.storage import Storage
-from study.tracking.names import Key, Role
+from study.tracking.names import PARENT_RUN, Key, Role
 from study.tracking.spool import Event, TooEarlyError, UselessError
 from study.uris import redacted
 
@@ -83,8 +83,8 @@ class StoreProcess:
         self.experiment_id = answer["experiment_id"] or self.experiment_id
         if answer["runs"] is not None:
             self.runs = dict(answer["runs"])
-        elif answer["run"] is not None and answer["run"][0] not in self.runs:
-            self.runs = self.runs | dict([answer["run"]])  # another one, since others may be reading this one
+        elif made := {number: run_id for number, run_id in answer["made"] if number not in self.runs}:
+            self.runs = self.runs | made  # another one, since others may be reading this one
         if answer["error"] is not None:
             kind, message = answer["error"]
             raise ERRORS.get(kind, ConnectionError)(message)
@@ -163,12 +163,12 @@ def _answer_all(lines: "SimpleQueue[str]", answers: IO[str]) -> None:
                 store.ask()
         except Exception as raised:  # whatever a store raises that is away: the writer keeps what it could not send
             error = [type(raised).__name__, str(raised) or type(raised).__name__]
-        number = events[0]["trial"] if events else None
+        concerned = {PARENT_RUN} | {event["trial"] for event in events}
         answer = {
             "error": error,
             "experiment_id": store.experiment_id,
             "runs": list(store.runs.items()) if store.runs is not told else None,  # it has asked, and found these
-            "run": [number, store.runs[number]] if number in store.runs else None,
+            "made": [(number, store.runs[number]) for number in concerned & store.runs.keys()],
         }
         told = store.runs
         _write(answers, answer)

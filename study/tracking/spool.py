@@ -31,7 +31,7 @@ class Spool:
 
     They may be sent out of their order. Up to where all were sent is kept in a second file, after the sending: a crash
     sends some events again, which must do no harm. `past` has all events that were put before, sent or not; a line that
-    is damaged is left out, and this is said.
+    is damaged is left out, and this is said; `is_damaged` is whether there was one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,7 +40,7 @@ class Spool:
         path.touch()
         raw = path.read_bytes()
         self._end = raw.rfind(b"\n") + 1  # a crash may have left half a line
-        self._all = _events(path, raw[: self._end])
+        self._all, self.is_damaged = _events(path, raw[: self._end])
         self._sent = min(_offset(self._sent_path), self._end)
         self._next = sum(end <= self._sent for end, _ in self._all)
         self._ahead: set[int] = set()  # places of those that were sent while an older one was not
@@ -129,7 +129,7 @@ def last_sent(path: Path) -> Event | None:
     """Returns the last event of a spool if all of it was sent, else None."""
     if not path.exists() or _offset(path.with_suffix(".sent")) != path.stat().st_size:
         return None
-    events = _events(path, path.read_bytes())
+    events, _ = _events(path, path.read_bytes())
     return events[-1][1] if events else None
 
 
@@ -143,16 +143,17 @@ def _is_whole(line: bytes) -> bool:
     return checksum == b"%08x" % zlib.crc32(text)
 
 
-def _events(path: Path, raw: bytes) -> list[tuple[int, Event]]:
-    """Returns (offset of its end, event) of each good line."""
-    events, end = [], 0
+def _events(path: Path, raw: bytes) -> tuple[list[tuple[int, Event]], bool]:
+    """Returns (offset of its end, event) of each good line, and whether there are others."""
+    events, end, is_damaged = [], 0, False
     for number, line in enumerate(io.BytesIO(raw), start=1):
         end += len(line)
         if _is_whole(line):
             events.append((end, json.loads(line.partition(b" ")[2])))
         else:
+            is_damaged = True
             log.warning("%s is damaged at line %d: what it said is taken from the trials' own files", path, number)
-    return events
+    return events, is_damaged
 
 
 def _offset(sent: Path) -> int:

@@ -34,6 +34,7 @@ class StudyStore:
         self._parent, self._child = parent, child
         self.runs: dict[Key, str] = {}
         self.experiment_id: str | None = None
+        self._deleted: set[Key] = set()
         self._awaited: dict[tuple[Key, int], float] = {}  # since when files of a run at a step are
 
     @cached_property
@@ -85,12 +86,14 @@ class StudyStore:
         except MlflowException as error:
             if error.error_code not in HOPELESS:
                 raise
+            before = self.runs.keys()
             self.doubt()
             self.ask()  # raises if it was not the store that refused, but something in front of one that is away
+            self._deleted |= before - self.runs.keys()
             raise UselessError(str(error)) from None
 
     def _send_batch(self, events: Sequence[Event]) -> None:
-        run_id = self._run_id(events[0]["trial"])
+        run_id = self._run_id(events[0])
         tags = {key: value for event in events for key, value in event.get("tags", {}).items()}
         history = cache(lambda key: {point.step for point in self._client.get_metric_history(run_id, key)})
         metrics = [
@@ -109,7 +112,7 @@ class StudyStore:
             return
         if event["what"] == "end" and event["trial"] == PARENT_RUN:
             self.doubt()  # a last look for runs that were made twice
-        run_id = self._run_id(event["trial"])
+        run_id = self._run_id(event)
         if event["what"] == "artifacts":
             self._send_artifacts(run_id, event)
         else:
@@ -143,28 +146,36 @@ class StudyStore:
             raise TooEarlyError
 
     def _send_start(self, event: Event) -> None:
-        number, tags = event["trial"], event["tags"]
+        number, tags = event["trial"], {RUN_NAME: event["name"], **event["tags"]}
         self.ask()
-        assert self.experiment_id is not None
         if number in self.runs:
             self._client.update_run(self.runs[number], status="RUNNING")
             for tag in {OUTCOME, REASON} & self._client.get_run(self.runs[number]).data.tags.keys():
                 self._client.delete_tag(self.runs[number], tag)
         else:
-            tags = {ROLE: event["role"], RUN_NAME: event["name"], **tags}
-            if number != PARENT_RUN:
-                tags[PARENT] = self._run_id(PARENT_RUN)
-            run = self._client.create_run(self.experiment_id, start_time=event["time_ms"], tags=tags)
-            self.runs[number] = run.info.run_id
+            self._create(number, event["time_ms"], tags)
             tags = {}  # it has them
         params = [Param(key, _text(value)) for key, value in event["params"].items()]
         self._client.log_batch(self.runs[number], params=params, tags=_tags(tags))
 
-    def _run_id(self, number: Key) -> str:
+    def _run_id(self, event: Event) -> str:
+        """Returns the run of an event; makes one if what should have begun it was lost, and comes later."""
         self.ask()
-        if number not in self.runs:
-            raise UselessError("it has no such run")
-        return self.runs[number]
+        if event["trial"] in self._deleted:
+            raise UselessError("its run was deleted")
+        if event["trial"] not in self.runs:
+            self._create(event["trial"], event["time_ms"], {})
+        return self.runs[event["trial"]]
+
+    def _create(self, number: Key, time_ms: int, tags: Mapping[str, str]) -> None:
+        assert self.experiment_id is not None
+        tags = {ROLE: self._parent if number == PARENT_RUN else self._child, **tags}
+        if number != PARENT_RUN:
+            tags[NUMBER[self._child]] = str(number)
+            tags[PARENT] = self._run_id({"trial": PARENT_RUN, "time_ms": time_ms})
+        run = self._client.create_run(self.experiment_id, start_time=time_ms, tags=tags)
+        self.runs[number] = run.info.run_id
+        self._deleted.discard(number)
 
 
 def _tags(tags: Mapping[str, str]) -> list[RunTag]:

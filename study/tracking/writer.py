@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from study.storage import Storage
-from study.tracking.names import NOTE, NUMBER, OUTCOME, PARENT_RUN, REASON, STATUS, Key, Outcome, Role
+from study.tracking.names import NOTE, OUTCOME, PARENT_RUN, REASON, STATUS, Key, Outcome, Role
 from study.tracking.process import StoreProcess
 from study.tracking.spool import Event, Spool, TooEarlyError, UselessError, last_sent
 from study.uris import redacted
@@ -68,13 +68,9 @@ class StudyWriter:
         storage = storage or Storage(str(self._root.parent))
         self._store = StoreProcess(uri, experiment, self._root, storage, parent, child)
         self.said: defaultdict[Key, Said] = defaultdict(Said)
-        orphans = []
-        for place, event in enumerate(self._spool.past):
-            if self._is_orphan(event):
-                orphans.append(place)
-            else:
-                self._note(event)
-        self._spool.remove(orphans)
+        for event in self._spool.past:
+            self._note(event)
+        self._forgotten = set(self.said) if self._spool.is_damaged else set()  # of which something may be
         self._stop = threading.Event()
         self._hurried = threading.Event()
         self._failing: int | None = None  # the place of what could not be sent, or ASKING
@@ -101,25 +97,24 @@ class StudyWriter:
     def start_study(self, params: Mapping[str, Any], tags: Mapping[str, str], note: str) -> None:
         """Opens the parent run, anew or again."""
         name = self._experiment if self._parent is Role.STUDY else f"{self._experiment}-{self._parent.value}"
-        self._put(PARENT_RUN, "start", name=name, role=self._parent, params=params, tags={**tags, NOTE: note})
+        self._put(PARENT_RUN, "start", name=name, params=params, tags={**tags, NOTE: note})
 
     def start_trial(self, number: Key, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Opens a trial's run, anew or again."""
-        tags = {**tags, NUMBER[self._child]: str(number)}
-        self._put(number, "start", name=name, role=self._child, params=params, tags=tags)
+        self._put(number, "start", name=name, params=params, tags=dict(tags))
 
     def log(self, number: Key, step: int, metrics: Mapping[str, float], time_ms: int | None = None) -> None:
         """Logs metrics at a training step, unless the run has some at this step already.
 
-        Their time lies between those of the steps around. Who has no time to give, since it was not there, cannot know
-        whether the store was told: it is asked first, as a damaged spool has forgotten what it said.
+        Their time lies between those of the steps around. The store may have them already if the spool has forgotten
+        what was sent, or if no time is given, as with an evaluation that is read from a file: it is asked first.
         """
         steps = self.said[number].steps
         if step not in steps:
             before = [time for earlier, time in steps.items() if earlier < step]
             after = [time for later, time in steps.items() if later > step]
             time_between = max([min([time_ms or _now_ms(), *after]), *before])
-            doubt = {} if time_ms else {"unsure": True}
+            doubt = {"unsure": True} if not time_ms or number in self._forgotten else {}
             self._put(number, "metrics", time_between, step=step, metrics=metrics, **doubt)
 
     def tag(self, number: Key, tags: Mapping[str, str]) -> None:
@@ -168,12 +163,6 @@ class StudyWriter:
         self._store.close()
         self.closed = True
         return done
-
-    def _is_orphan(self, event: Event) -> bool:
-        """Whether the line that began the event's run, or the study's, was damaged: then all of it is said again."""
-        number = event["trial"]
-        needs = {PARENT_RUN, number} - ({number} if event["what"] == "start" else set())
-        return not all(self.said[needed].begun for needed in needs)
 
     def _put(self, number: Key, what: str, time_ms: int | None = None, **details: Any) -> None:
         if time_ms is None:
@@ -302,6 +291,11 @@ def in_seconds(seconds: float) -> Deadline:
 
 
 def is_settled(spool: Path) -> bool:
-    """Whether a study's last word, the end of its own run, has been said and sent."""
+    """Whether a study's last word, the end of its own run, has been said and sent; what was stopped has more to say."""
     last = last_sent(spool)
-    return last is not None and last["what"] == "end" and last["trial"] == PARENT_RUN
+    return (
+        last is not None
+        and last["what"] == "end"
+        and last["trial"] == PARENT_RUN
+        and last["status"] != STATUS[Outcome.STOPPED_EARLY]
+    )
