@@ -7,34 +7,30 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 from study.folder import RunFolder
-from study.mirror import WORKER_SECONDS
 from study.storage import THREADS, Storage
 
 log = logging.getLogger(__name__)
 
 
-def wait_for(storage: Storage, run: RunFolder, step: int, seconds: float = WORKER_SECONDS) -> bool:
-    """Waits until the storage has a trial's evaluation of a step, and with it the weights that it made the best.
+def has_come(storage: Storage, run: RunFolder, step: int) -> bool:
+    """Whether the storage has a trial's evaluation of a step, and with it the weights that it made the best.
 
-    Its evaluations are in `run` afterwards. False if they do not come within some seconds: its worker died after the
-    trial was stopped. Raises OSError while the storage does not answer.
+    Its evaluations are in `run` afterwards. Raises OSError if the storage does not answer.
     """
-    deadline = time.monotonic() + seconds
-    while storage.is_remote:
-        with suppress(FileNotFoundError):
-            storage.fetch(run.metrics)
-            if max((row["step"] for row in run.rows()), default=-1) >= step:
-                break
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(0.3)  # between two looks at what another machine writes
-    return True
+    if not storage.is_remote:
+        return True
+    with suppress(FileNotFoundError):
+        storage.fetch(run.metrics)
+        return max((row["step"] for row in run.rows()), default=-1) >= step
+    return False
 
 
 def wait_for_all(
     storage: Storage, steps: Mapping[RunFolder, int], seconds: float, patience: float | None = None
 ) -> bool:
-    """Waits for several trials, as `wait_for` does, and for a store that is away; says whose evaluations it lacks.
+    """Waits until the storage has these evaluations of trials, or answers at all; says whose evaluations it lacks.
+
+    What a worker had not sent when it died does not come.
 
     Args:
         seconds: how long what is not there may take to come.
@@ -76,7 +72,7 @@ def _look(
     def look() -> None:
         for run in runs:
             try:
-                found[run] = wait_for(storage, run, steps[run], seconds=0)
+                found[run] = has_come(storage, run, steps[run])
             except OSError as error:
                 found[run] = error
 

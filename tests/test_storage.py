@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from model.schedules import Constant
-from study.arrivals import wait_for, wait_for_all
+from study.arrivals import has_come, wait_for_all
 from study.config import PRESETS
 from study.corpus import load_corpus
 from study.errors import UserError
@@ -111,7 +111,7 @@ def test_a_trial_goes_on_elsewhere_bit_for_bit(storage: Storage, tmp_path: Path)
     assert train(storage, until=30) == whole[:4]
     assert train(storage) == whole[3:]
     run = StudyFolder(storage.folder, "study").trial(7)
-    assert wait_for(storage, run, 60)
+    assert has_come(storage, run, 60)
     assert [(row["step"], row["val_loss"]) for row in run.rows()] == whole
     with storage.present(run.weights) as weights:
         assert weights.stat().st_size > 0

@@ -136,12 +136,12 @@ class StudyStore:
                 raise UselessError(f"there is no file {path.name} in {path.parent}") from None
 
     def _check_sent(self, event: Event, folder: Path) -> None:
-        from study.arrivals import wait_for
+        from study.arrivals import has_come
         from study.folder import RunFolder  # imports torch, which a storage that is a folder needs not
         from study.mirror import WORKER_SECONDS
 
         since = self._awaited.setdefault((event["trial"], event["step"]), time.monotonic())
-        is_there = wait_for(self._storage, RunFolder(folder), event["step"], seconds=0)
+        is_there = has_come(self._storage, RunFolder(folder), event["step"])
         if not is_there and time.monotonic() - since < WORKER_SECONDS:
             raise TooEarlyError
 
