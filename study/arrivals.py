@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 
 from study.folder import RunFolder
@@ -43,14 +43,14 @@ def wait_for_all(
         return True
     began = time.monotonic()
     found: dict[RunFolder, bool | OSError] = {}  # what came of the last look
-    pending = list(steps)
+    pending = dict(steps)
     while True:
-        _look(storage, steps, iter(pending), found, None if patience is None else began + patience)
+        _look(storage, pending, found, None if patience is None else began + patience)
         errors = [answer for run in steps if isinstance(answer := found.get(run, OSError()), OSError)]
         for error in errors:
             if error.errno is not None:
                 raise error  # of this machine's disk: a store's own errors have no number
-        pending = [run for run in pending if found.get(run) is not True]
+        pending = {run: step for run, step in pending.items() if found.get(run) is not True}
         if not pending or time.monotonic() >= began + seconds:
             break
         time.sleep(0.5)  # between two looks at what another machine writes
@@ -61,18 +61,15 @@ def wait_for_all(
 
 
 def _look(
-    storage: Storage,
-    steps: Mapping[RunFolder, int],
-    runs: Iterator[RunFolder],
-    found: dict[RunFolder, bool | OSError],
-    deadline: float | None,
+    storage: Storage, steps: Mapping[RunFolder, int], found: dict[RunFolder, bool | OSError], deadline: float | None
 ) -> None:
-    """Looks once at each run, in threads that no one waits for after a deadline, by `time.monotonic`."""
+    """Looks once for each evaluation, in threads that no one waits for after a deadline, by `time.monotonic`."""
+    left = iter(steps.items())
 
     def look() -> None:
-        for run in runs:
+        for run, step in left:
             try:
-                found[run] = has_come(storage, run, steps[run])
+                found[run] = has_come(storage, run, step)
             except OSError as error:
                 found[run] = error
 

@@ -93,7 +93,7 @@ class StudyStore:
             raise UselessError(str(error)) from None
 
     def _send_batch(self, events: Sequence[Event]) -> None:
-        run_id = self._run_id(events[0])
+        run_id = self._run_id(events[0]["trial"], events[0]["time_ms"])
         tags = {key: value for event in events for key, value in event.get("tags", {}).items()}
         history = cache(lambda key: {point.step for point in self._client.get_metric_history(run_id, key)})
         metrics = [
@@ -112,7 +112,7 @@ class StudyStore:
             return
         if event["what"] == "end" and event["trial"] == PARENT_RUN:
             self.doubt()  # a last look for runs that were made twice
-        run_id = self._run_id(event)
+        run_id = self._run_id(event["trial"], event["time_ms"])
         if event["what"] == "artifacts":
             self._send_artifacts(run_id, event)
         else:
@@ -158,21 +158,21 @@ class StudyStore:
         params = [Param(key, _text(value)) for key, value in event["params"].items()]
         self._client.log_batch(self.runs[number], params=params, tags=_tags(tags))
 
-    def _run_id(self, event: Event) -> str:
-        """Returns the run of an event; makes one if what should have begun it was lost, and comes later."""
+    def _run_id(self, number: Key, time_ms: int) -> str:
+        """Returns the id of a run; makes it, begun then, if what should have begun it was lost and comes later."""
         self.ask()
-        if event["trial"] in self._deleted:
+        if number in self._deleted:
             raise UselessError("its run was deleted")
-        if event["trial"] not in self.runs:
-            self._create(event["trial"], event["time_ms"], {})
-        return self.runs[event["trial"]]
+        if number not in self.runs:
+            self._create(number, time_ms, {})
+        return self.runs[number]
 
     def _create(self, number: Key, time_ms: int, tags: Mapping[str, str]) -> None:
         assert self.experiment_id is not None
         tags = {ROLE: self._parent if number == PARENT_RUN else self._child, **tags}
         if number != PARENT_RUN:
             tags[NUMBER[self._child]] = str(number)
-            tags[PARENT] = self._run_id({"trial": PARENT_RUN, "time_ms": time_ms})
+            tags[PARENT] = self._run_id(PARENT_RUN, time_ms)
         run = self._client.create_run(self.experiment_id, start_time=time_ms, tags=tags)
         self.runs[number] = run.info.run_id
         self._deleted.discard(number)

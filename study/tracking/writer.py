@@ -70,7 +70,7 @@ class StudyWriter:
         self.said: defaultdict[Key, Said] = defaultdict(Said)
         for event in self._spool.past:
             self._note(event)
-        self._forgotten = set(self.said) if self._spool.is_damaged else set()  # of which something may be
+        self._doubted = set(self.said) if self._spool.is_damaged else set()  # the store may have more of these runs
         self._stop = threading.Event()
         self._hurried = threading.Event()
         self._failing: int | None = None  # the place of what could not be sent, or ASKING
@@ -111,10 +111,10 @@ class StudyWriter:
         """
         steps = self.said[number].steps
         if step not in steps:
-            before = [time for earlier, time in steps.items() if earlier < step]
-            after = [time for later, time in steps.items() if later > step]
+            before = [at_ms for earlier, at_ms in steps.items() if earlier < step]
+            after = [at_ms for later, at_ms in steps.items() if later > step]
             time_between = max([min([time_ms or _now_ms(), *after]), *before])
-            doubt = {"unsure": True} if not time_ms or number in self._forgotten else {}
+            doubt = {"unsure": True} if not time_ms or number in self._doubted else {}
             self._put(number, "metrics", time_between, step=step, metrics=metrics, **doubt)
 
     def tag(self, number: Key, tags: Mapping[str, str]) -> None:
