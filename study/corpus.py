@@ -3,10 +3,7 @@
 import fcntl
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,14 +11,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from study.errors import UserError
+from study.base.errors import UserError
+from study.base.files import atomic_path, cache_folder
 
 SHAKESPEARE_CHAR_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_CHAR_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-
-
-PART = ".part-"
-"""How the names of folders begin that hold what is not finished; what a dead process left there is of no use."""
 
 
 @dataclass(frozen=True)
@@ -136,35 +130,6 @@ def open_corpus(path: Path) -> Corpus:
 def load_corpus(name_or_path: str) -> Corpus:
     """Returns a corpus, tokenised. Raises UserError as `load_text` does."""
     return build_corpus(load_text(name_or_path))
-
-
-def cache_folder() -> Path:
-    """Returns the folder of this machine's user for what can be made again; a temporary one if home is read-only."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    for base in (home, Path(tempfile.gettempdir())):
-        folder = base / "dynamic-dropout"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            continue  # the next one is tried; if none can be made, the error below says so
-        if os.access(folder, os.W_OK):
-            return folder
-    raise UserError(f"neither {home} nor {tempfile.gettempdir()} can be written: set XDG_CACHE_HOME")
-
-
-@contextmanager
-def atomic_path(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """Gives a path to write to, which takes the place of `path` at the end, or leaves nothing if that fails.
-
-    A durable one is on the disk itself by then: a machine that loses its power has the old file or the new one.
-    """
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART) as folder:
-        part = Path(folder) / path.name
-        yield part
-        if durable:
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-        part.replace(path)
 
 
 def _fetched_shakespeare_char() -> Path:

@@ -5,13 +5,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from study import flags
-from study.errors import UserError, exit_status
+from study.base import cli
+from study.base.errors import UserError, exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    p = flags.parser("study.export", "Writes the best schedule of a study into a file that study.train takes.")
+    p = cli.parser("study.export", "Writes the best schedule of a study into a file that study.train takes.")
     p.add_argument("--study", required=True, metavar="NAME", help="the study, an MLflow experiment")
     p.add_argument(
         "--output", type=Path, default=Path("best_schedule.yaml"), metavar="FILE", help="default best_schedule.yaml"
@@ -21,8 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parent = args.output.absolute().parent
     if args.output.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
         raise UserError(f"--output {args.output} cannot be written: give a file in a folder that exists")
+    from study.search.winner import winning_file
     from study.tracking.reader import TrackedStudy  # mlflow takes seconds to import
-    from study.winner import winning_file
 
     study = TrackedStudy(args.tracking_uri, args.study)
     winner = study.winner()

@@ -10,20 +10,20 @@ from typing import Any
 import torch
 
 from model.schedules import Schedule
-from study import flags
-from study.config import PRESETS, TrainingConfig
-from study.confirmation.measures import run_measured
+from study.base import cli
+from study.base.errors import DivergenceError, UserError, exit_status
 from study.corpus import Corpus, corpus_id, load_corpus
-from study.errors import DivergenceError, UserError, exit_status
-from study.folder import RunFolder
-from study.rows import Labels
-from study.schedule_file import ScheduleFile, read_schedule_file
-from study.training import Trainer, check_fits
+from study.training.config import PRESETS, TrainingConfig
+from study.training.evaluation_rows import Labels
+from study.training.measures import run_measured
+from study.training.run_folder import RunFolder
+from study.training.schedule_file import ScheduleFile, read_schedule_file
+from study.training.trainer import Trainer, check_fits
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    p = flags.parser("study.train", "Trains a GPT with the schedule of a file, as the trial that it comes from did.")
+    p = cli.parser("study.train", "Trains a GPT with the schedule of a file, as the trial that it comes from did.")
     p.add_argument("--schedule", type=Path, required=True, metavar="FILE", help="a schedule file")
     p.add_argument("--preset", choices=PRESETS, help="replaces the file's training config")
     p.add_argument("--output", type=Path, metavar="DIR", help="gets weights, config.yaml and metrics.jsonl")
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--resume", action="store_true", help="go on with a run that was stopped, in --output")
     p.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
     group = p.add_argument_group("single fields of the training config, instead of the file's or the preset's")
-    flags.add_flags(group, TrainingConfig, show_defaults=False)
+    cli.add_flags(group, TrainingConfig, show_defaults=False)
     args = p.parse_args(sys.argv[1:] if argv is None else argv)
     file = read_schedule_file(args.schedule)
     device = _device(args.device)

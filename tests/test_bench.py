@@ -13,9 +13,9 @@ from model.schedules import Constant
 from study.bench.contestants import PlainGPT, Shape, products
 from study.bench.studies import gaps, train_plainly
 from study.bench.timing import in_turn, ratio
-from study.config import PRESETS
 from study.corpus import load_corpus
-from study.training import Trainer
+from study.training.config import PRESETS
+from study.training.trainer import Trainer
 from tests.conftest import run
 
 SHAPE = Shape(GPTConfig(vocab_size=13, block_size=8, n_layer=2, n_head=2, n_embd=16), batch_size=3)

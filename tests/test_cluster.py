@@ -11,7 +11,7 @@ import yaml
 from mlflow import MlflowClient
 from ray.cluster_utils import Cluster
 
-from study.storage import Storage
+from study.records.storage import Storage
 from tests.conftest import Study, run, start
 from tests.services import KEYS, S3, mlflow_with_login, postgres, s3_server, wait_until
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from model.schedules import Constant, Exponential, Linear, Piecewise, Reversed, ValLoss
-from study.confirmation.arms import (
+from study.confirm.arms import (
     BASELINE,
     SWEEP_RATES,
     Found,
@@ -22,10 +22,10 @@ from study.confirmation.arms import (
     open_loop,
     plain,
 )
-from study.confirmation.measures import Measures
-from study.confirmation.results import read_results
-from study.confirmation.verdict import judge
-from study.folder import RunFolder
+from study.confirm.results import read_results
+from study.confirm.verdict import judge
+from study.training.measures import Measures
+from study.training.run_folder import RunFolder
 from tests.conftest import Study, run, start
 
 COMMAND = ["-m", "study.confirm", "--top", "2", "--seeds", "2", "--sweep-seeds", "1", "--gpus", "0"]
@@ -149,7 +149,7 @@ def test_the_verdict_can_be_computed_again_from_the_tables(confirmed: tuple[Stud
 def test_a_confirmation_that_is_complete_is_shown_without_ray(confirmed: tuple[Study, str, str]) -> None:
     study, _, printed = confirmed
     code = (
-        "import sys; from study.confirm import main; status = main(sys.argv[1:]);"
+        "import sys; from study.confirm.__main__ import main; status = main(sys.argv[1:]);"
         "assert 'ray' not in sys.modules; sys.exit(status)"
     )
     done = run(["-c", code, *COMMAND[2:], "--study", study.name], study.folder)

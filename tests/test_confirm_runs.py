@@ -12,17 +12,18 @@ import torch
 import yaml
 
 from model.schedules import Constant, Linear, from_dict
-from study import confirm, train
-from study.config import PRESETS
-from study.confirmation.measures import Measures, run_measured
-from study.confirmation.results import EVALUATIONS, NUMBERS, RUNS, read_results, with_times
-from study.confirmation.statistics import paired_difference, summary
+from study import train
+from study.confirm import __main__ as confirm
+from study.confirm.results import EVALUATIONS, NUMBERS, RUNS, read_results, with_times
+from study.confirm.statistics import paired_difference, summary
 from study.corpus import load_corpus
-from study.evaluation import windows
-from study.folder import RunFolder
-from study.rows import Labels
-from study.schedule_file import ScheduleFile
-from study.training import Trainer
+from study.training.config import PRESETS
+from study.training.evaluation import windows
+from study.training.evaluation_rows import Labels
+from study.training.measures import Measures, run_measured
+from study.training.run_folder import RunFolder
+from study.training.schedule_file import ScheduleFile
+from study.training.trainer import Trainer
 from tests.conftest import run
 
 pytestmark = pytest.mark.slow  # two dozen short runs
@@ -158,7 +159,7 @@ def test_a_run_that_did_not_end_is_missing_and_said_to_be(trained: Path, tmp_pat
 
 def test_judging_imports_no_ray_mlflow_or_optuna(trained: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from study.confirm import main; status = main(sys.argv[1:]);"
+        "import sys; from study.confirm.__main__ import main; status = main(sys.argv[1:]);"
         "assert not {'ray', 'mlflow', 'optuna'} & sys.modules.keys(); sys.exit(status)"
     )
     done = run(["-c", code, "--runs", str(trained), "--output", "out"], tmp_path)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from study.base.errors import UserError
 from study.corpus import SHAKESPEARE_CHAR_SHA256, build_corpus, corpus_id, load_corpus, load_text, open_corpus
-from study.errors import UserError
 
 
 @pytest.fixture(autouse=True)

@@ -11,10 +11,10 @@ pytestmark = pytest.mark.slow
 
 WITH_8_GPUS = """
 import sys
-import study.cluster  # sets what Ray reads
+import study.engine  # sets what Ray reads
 import ray
-from study.errors import exit_status
-from study.search import main
+from study.base.errors import exit_status
+from study.search.__main__ import main
 ray.init(address="local", num_gpus=8, include_dashboard=False, log_to_driver=False)
 sys.exit(exit_status(lambda: main(sys.argv[1:])))
 """

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from study.storage import Storage
+from study.records.storage import Storage
 from tests.conftest import run
 from tests.hosts import HERE, Host, hosts
 from tests.services import KEYS, mlflow_server, s3_server, wait_until

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from study import confirm, export, search, train
-from study.errors import exit_status
+from study import export, train
+from study.base.errors import exit_status
+from study.confirm import __main__ as confirm
 from study.report import __main__ as report
+from study.search import __main__ as search
 from tests.conftest import Study, run
 
 SCHEDULE = "format: dynamic-dropout-schedule/1\nschedule: {kind: constant, rate: 0.1}\n"

@@ -11,16 +11,16 @@ import pytest
 import ray
 import yaml
 
-from study import flags
-from study.cluster.nodes import LOCAL_FILESYSTEMS, filesystem
-from study.cluster.tryout import Estimate, check_memory
-from study.errors import UserError
-from study.options import SearchOptions
-from study.search import CLUSTER
-from study.storage import check_scheme
+from study.base import cli
+from study.base.errors import UserError
+from study.engine.memory_check import Estimate, check_memory
+from study.engine.node_checks import LOCAL_FILESYSTEMS, filesystem
+from study.records.storage import check_scheme
+from study.search.__main__ import CLUSTER
+from study.search.options import SearchOptions
 from tests.conftest import ROOT
 
-RECIPES = ROOT / "study" / "cluster"
+RECIPES = ROOT / "study" / "engine" / "recipes"
 MOUNTS = """22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 40 22 0:35 / /home rw,relatime shared:2 - nfs4 head:/home rw
 41 40 0:36 / /home/scratch rw,relatime shared:3 - tmpfs tmpfs rw
@@ -36,7 +36,7 @@ def search(command: str) -> SearchOptions:
     """The options of a `python -m study.search` command."""
     words = shlex.split(command)
     assert words[words.index("python") :][:3] == ["python", "-m", "study.search"]
-    options, _ = flags.parse(SearchOptions, "study.search", "", words[words.index("python") + 3 :])
+    options, _ = cli.parse(SearchOptions, "study.search", "", words[words.index("python") + 3 :])
     check_scheme(options.storage)
     return options
 

@@ -18,9 +18,9 @@ from scipy.stats import spearmanr
 from selenium.webdriver.chrome.webdriver import WebDriver
 from selenium.webdriver.common.by import By
 
-from study.kept import read_kept, write_kept
+from study.records.sealed_files import read_kept, write_kept
 from study.report.style import PALETTE
-from study.rows import SCHEMA
+from study.training.evaluation_rows import SCHEMA
 from tests.conftest import Study, run, start
 from tests.pages import open_browser
 
@@ -257,8 +257,8 @@ def test_a_study_of_one_trial_says_so(browser: WebDriver, tmp_path: Path) -> Non
 FOREIGN = """
 import sys
 from search_spaces import SPACES
-from study.errors import exit_status
-from study.search import main
+from study.base.errors import exit_status
+from study.search.__main__ import main
 SPACES["dynamic_dropout"] = lambda trial: {"kind": "<script>document.title = 'taken over'</script><img src=x>"}
 sys.exit(exit_status(lambda: main(sys.argv[1:])))
 """

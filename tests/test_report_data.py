@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from scipy.stats import spearmanr
 
-from study.early_stopping import SparingASHA, rungs
+from study.base.names import Outcome
+from study.base.uris import web_address
+from study.engine.early_stopping import SparingASHA, rungs
 from study.report.data import (
     Note,
     Trial,
@@ -28,11 +30,9 @@ from study.report.data import (
     rungs_at,
 )
 from study.report.parameters import importance, winner_edges
+from study.report.sentences import edge_warning, grace_period, headline, ordinal, same_schedules, unconfirmed
 from study.report.style import PALETTE, both_widths, figure, spread, standalone
-from study.report.words import edge_warning, grace_period, headline, ordinal, same_schedules, unconfirmed
-from study.tracking.names import Outcome
 from study.tracking.view import run_addresses
-from study.uris import web_address
 
 LOSSES = st.floats(1, 5, allow_nan=False)
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from study.config import PRESETS
-from study.layout import StudyConfig
+from study.base.names import Outcome
+from study.records.study_layout import StudyConfig
+from study.report.analysis import Findings
 from study.report.data import Note
-from study.report.findings import Findings
 from study.report.page import Report, make_report
 from study.report.source import Confirmation, Source
-from study.tracking.names import Outcome
+from study.training.config import PRESETS
 
 LINEAR = {"kind": "linear", "initial_rate": 0.2, "final_rate": 0.0}
 CONSTANT = {"kind": "constant", "rate": 0.2}

@@ -16,13 +16,13 @@ from safetensors.torch import load_file
 
 from model.schedules import from_dict
 from study import train
-from study.config import PRESETS, TrainingConfig
+from study.base.errors import UserError, exit_status
 from study.corpus import load_corpus
-from study.errors import UserError, exit_status
-from study.folder import RunFolder
-from study.rows import Labels
-from study.schedule_file import ScheduleFile, read_schedule_file
-from study.training import Trainer
+from study.training.config import PRESETS, TrainingConfig
+from study.training.evaluation_rows import Labels
+from study.training.run_folder import RunFolder
+from study.training.schedule_file import ScheduleFile, read_schedule_file
+from study.training.trainer import Trainer
 
 HEAD = "format: dynamic-dropout-schedule/1\n"
 LINEAR = "schedule: {kind: linear, initial_rate: 0.3, final_rate: 0.0}\n"

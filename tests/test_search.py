@@ -11,8 +11,8 @@ import yaml
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from study.config import PRESETS, TrainingConfig
-from study.rows import METRICS, SCHEMA
+from study.training.config import PRESETS, TrainingConfig
+from study.training.evaluation_rows import METRICS, SCHEMA
 from tests.conftest import Study, run
 
 pytestmark = pytest.mark.slow

@@ -15,10 +15,11 @@ from ray.tune.search import Searcher
 
 from model.schedules import from_dict
 from search_spaces import KNOWN_GOOD, SPACES
-from study.early_stopping import InOrder, SparingASHA
-from study.sampler import BEST_TRIALS, MOST_TRIALS, _shown, make_sampler
-from study.searcher import StudySearcher, ask_known_good_first, finished, open_optuna_study, open_storage
-from study.tracking.names import Outcome
+from study.base.names import Outcome
+from study.engine.early_stopping import InOrder, SparingASHA
+from study.engine.sampler import BEST_TRIALS, MOST_TRIALS, _shown, make_sampler
+from study.engine.searcher import StudySearcher, ask_known_good_first, open_optuna_study
+from study.records.optuna_study import finished, open_storage
 
 
 class Notes:

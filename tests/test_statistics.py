@@ -9,9 +9,9 @@ import pytest
 from scipy import special
 
 from model.schedules import Constant, Linear
-from study.confirmation.arms import BASELINE, Arm
-from study.confirmation.statistics import Difference, holm, paired_difference, seeds_needed, summary
-from study.confirmation.verdict import ALPHA, Verdict, compare, decide
+from study.confirm.arms import BASELINE, Arm
+from study.confirm.statistics import Difference, holm, paired_difference, seeds_needed, summary
+from study.confirm.verdict import ALPHA, Verdict, compare, decide
 
 # Student (1908), the extra sleep of ten patients under two drugs: R's data set `sleep`, and what its t.test prints.
 DRUG_1 = dict(enumerate([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]))

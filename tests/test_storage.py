@@ -10,16 +10,16 @@ import pytest
 from mlflow import MlflowClient
 
 from model.schedules import Constant
-from study.arrivals import has_come, wait_for_all
-from study.config import PRESETS
+from study.base.errors import UserError
 from study.corpus import load_corpus
-from study.errors import UserError
-from study.folder import RunFolder
-from study.layout import StudyFolder, trial_place
-from study.mirror import Mirror, open_run
-from study.rows import Labels
-from study.storage import Storage
-from study.training import Trainer
+from study.records.expected_files import has_come, wait_for_all
+from study.records.storage import Storage
+from study.records.study_layout import StudyFolder, trial_place
+from study.records.uploads import Mirror, open_run
+from study.training.config import PRESETS
+from study.training.evaluation_rows import Labels
+from study.training.run_folder import RunFolder
+from study.training.trainer import Trainer
 from tests.conftest import run
 from tests.services import KEYS, S3, s3_server
 
@@ -36,7 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 def storage(server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     for key, value in KEYS.items():
         monkeypatch.setenv(key, value)
-    monkeypatch.setattr("study.folder.CHECKPOINT_SHARE", math.inf)  # one after every evaluation
+    monkeypatch.setattr("study.training.run_folder.CHECKPOINT_SHARE", math.inf)  # one after every evaluation
     return Storage(server.uri(tmp_path.name), tmp_path / "here")
 
 
@@ -137,7 +137,7 @@ def test_a_store_that_is_away_holds_up_nothing_and_lacks_nothing_later(
 ) -> None:
     for key, value in KEYS.items():
         monkeypatch.setenv(key, value)
-    monkeypatch.setattr("study.mirror.RETRY_SECONDS", 0.2)
+    monkeypatch.setattr("study.records.uploads.RETRY_SECONDS", 0.2)
     with s3_server(tmp_path) as server:
         storage = Storage(server.uri("x"), tmp_path / "here")
     study = storage.folder / "study"
@@ -191,8 +191,8 @@ def test_what_is_in_the_store_names_nothing_that_is_not(storage: Storage, monkey
         seen.update(names)
 
     monkeypatch.setattr(Storage, "send", looked_at)
-    monkeypatch.setattr("study.mirror.PAUSE_SECONDS", 0)
-    monkeypatch.setattr("study.mirror.SHARE", 0.99)
+    monkeypatch.setattr("study.records.uploads.PAUSE_SECONDS", 0)
+    monkeypatch.setattr("study.records.uploads.SHARE", 0.99)
     train(storage)
     assert sum(name.endswith("manifest.json") for name in seen) >= 2
     assert storage.holds(run.weights)

@@ -6,13 +6,13 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from study.errors import UserError
+from study.base.errors import UserError
+from study.base.names import Outcome
+from study.base.uris import HIDDEN, kept, redacted
 from study.tracking.client import check, connect
-from study.tracking.names import Outcome
 from study.tracking.reader import TrackedStudy
 from study.tracking.spool import Spool
 from study.tracking.writer import StudyWriter, in_order
-from study.uris import HIDDEN, kept, redacted
 
 
 def waiting(spool: Spool, limit: int = 10) -> list[int]:

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from model.dropout import LEVELS, DropoutRate
 from model.schedules import from_dict
-from study.config import TrainingConfig
+from study.base.errors import DivergenceError, UserError
 from study.corpus import Corpus, build_corpus
-from study.errors import DivergenceError, UserError
-from study.folder import RunFolder
-from study.rows import Labels
-from study.training import Progress, Trainer, learning_rate
+from study.training.config import TrainingConfig
+from study.training.evaluation_rows import Labels
+from study.training.run_folder import RunFolder
+from study.training.trainer import Progress, Trainer, learning_rate
 
 CONFIG = TrainingConfig(
     n_layer=1, n_head=2, n_embd=16, block_size=8, batch_size=4, steps=22, learning_rate=1e-2, min_learning_rate=1e-3,
@@ -206,7 +206,7 @@ def test_too_short_a_split_is_refused(corpus: Corpus, changes: dict[str, int], s
 
 @pytest.fixture(autouse=True)
 def checkpoint_at_every_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("study.folder.CHECKPOINT_SHARE", math.inf)
+    monkeypatch.setattr("study.training.run_folder.CHECKPOINT_SHARE", math.inf)
 
 
 def run_in(folder: Path, run: Trainer, stop: int | None = None) -> list[Progress]:
@@ -262,7 +262,7 @@ def test_checkpoints_dearer_than_their_share_are_left_out(
 ) -> None:
     whole = trainer(corpus, VAL_LOSS)
     expected = run_in(tmp_path / "whole", whole)
-    monkeypatch.setattr("study.folder.CHECKPOINT_SHARE", 1e-9)
+    monkeypatch.setattr("study.training.run_folder.CHECKPOINT_SHARE", 1e-9)
     run_in(tmp_path / "stopped", trainer(corpus, VAL_LOSS), 4)
     assert [checkpoint.name for checkpoint in RunFolder(tmp_path / "stopped").resume.iterdir()] == ["step-00000000"]
     resumed = trainer(corpus, VAL_LOSS)
@@ -274,7 +274,7 @@ def test_evaluations_that_others_have_seen_survive_many_deaths(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The time of an evaluation is not the same when it is made again, and MLflow has the first."""
-    monkeypatch.setattr("study.folder.CHECKPOINT_SHARE", 1e-9)
+    monkeypatch.setattr("study.training.run_folder.CHECKPOINT_SHARE", 1e-9)
     folder = RunFolder(tmp_path / "run")
     run_in(folder.path, trainer(corpus, VAL_LOSS), 4)
     seen = folder.rows()

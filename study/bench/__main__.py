@@ -9,17 +9,17 @@ from pathlib import Path
 
 import torch
 
-from study import flags
+from study.base import cli
+from study.base.errors import UserError, exit_status
 from study.bench.steps import bench_compilations, bench_evaluation, bench_sampling, bench_saving, bench_steps
 from study.corpus import load_corpus
-from study.errors import UserError, exit_status
 
 PARTS = ("steps", "compilations", "evaluation", "sampling", "studies")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    p = flags.parser("study.bench", "Times training steps, evaluation, sampling and whole studies, side by side.")
+    p = cli.parser("study.bench", "Times training steps, evaluation, sampling and whole studies, side by side.")
     p.add_argument("--output", type=Path, metavar="FILE", help="gets all numbers as JSON")
     p.add_argument("--only", choices=PARTS, action="append", metavar="PART", help=f"one of {', '.join(PARTS)}")
     p.add_argument("--rounds", type=int, default=15, metavar="N", help="of the steps (default 15)")

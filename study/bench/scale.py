@@ -32,7 +32,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measure(folder: Path, uri: str, trials: int, nodes: int, rate: float) -> Sequence[str]:
     """Runs a study; returns a table with a line each 100 trials."""
-    import study.cluster  # sets what Ray reads  # isort: skip
 
     from dataclasses import replace
 
@@ -40,18 +39,21 @@ def measure(folder: Path, uri: str, trials: int, nodes: int, rate: float) -> Seq
     from ray.cluster_utils import Cluster
     from rich.console import Console
 
-    from study.config import PRESETS
-    from study.display import Display
-    from study.layout import StudyConfig, StudyFolder
-    from study.mirror import Mirror
-    from study.recorder import Recorder
-    from study.runner import Stop, run_trials
-    from study.searcher import StudySearcher, ask_known_good_first, open_optuna_study, open_storage
-    from study.storage import Storage
+    from study.engine import RAY_ENVIRONMENT
+    from study.engine.cluster import Room, Slots
+    from study.engine.display import Display
+    from study.engine.recorder import Recorder
+    from study.engine.runner import Stop, run_trials
+    from study.engine.searcher import StudySearcher, ask_known_good_first, open_optuna_study
+    from study.records.optuna_study import open_storage
+    from study.records.storage import Storage
+    from study.records.study_layout import StudyConfig, StudyFolder
+    from study.records.uploads import Mirror
     from study.tracking.writer import StudyWriter
+    from study.training.config import PRESETS
 
     gpus = 8 * nodes
-    slots = study.cluster.Slots(count=gpus, cpus=0, gpus=1.0, limit=gpus)
+    slots = Slots(count=gpus, cpus=0, gpus=1.0, limit=gpus)
     training = replace(PRESETS["smoke"].training, steps=190)
     config = StudyConfig(
         name=f"scale-{time.time_ns()}", space="dynamic_dropout", preset="smoke", trials=trials, sampler="tpe",
@@ -68,7 +70,7 @@ def measure(folder: Path, uri: str, trials: int, nodes: int, rate: float) -> Seq
         address=cluster.address,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        runtime_env={"env_vars": study.cluster.ENVIRONMENT},
+        runtime_env={"env_vars": RAY_ENVIRONMENT},
     )
     console = Console(file=(folder / "display").open("w"), width=120)
     optuna_study = open_optuna_study(open_storage(None, at.journal), config.name, "tpe", 1)
@@ -79,7 +81,7 @@ def measure(folder: Path, uri: str, trials: int, nodes: int, rate: float) -> Seq
         recorder = Recorder(config, at, Mirror(storage, at.path), writer, display)
         listener = meter.watch(recorder)
         writer.start_study({}, {}, "")
-        room = study.cluster.Room(slots)
+        room = Room(slots)
         searcher = StudySearcher(optuna_study, config.space, training.steps, listener, room.has_more_than)
         interval = gpus / rate
         run_trials(searcher, None, _paced(at, interval), slots, trials, Stop(None), at.ray)

@@ -18,11 +18,11 @@ from model.gpt import GPT, GPTConfig
 from model.schedules import Constant
 from study.bench.contestants import PlainGPT, Shape, Step, gpt2_step, our_step, plain_step, products, training_step
 from study.bench.timing import in_turn, ratio
-from study.config import PRESETS
 from study.corpus import Corpus
-from study.folder import RunFolder
-from study.rows import Labels
-from study.training import Trainer
+from study.training.config import PRESETS
+from study.training.evaluation_rows import Labels
+from study.training.run_folder import RunFolder
+from study.training.trainer import Trainer
 
 SMALL = Shape(GPTConfig(vocab_size=65, block_size=64, n_layer=4, n_head=4, n_embd=128), batch_size=12)
 """nanoGPT's model for a CPU."""

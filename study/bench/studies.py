@@ -15,10 +15,10 @@ import torch
 
 from model.schedules import Schedule, from_dict
 from study.bench.contestants import PlainGPT
-from study.config import PRESETS, TrainingConfig
 from study.corpus import Corpus
-from study.evaluation import mean_loss
-from study.training import Trainer, learning_rate
+from study.training.config import PRESETS, TrainingConfig
+from study.training.evaluation import mean_loss
+from study.training.trainer import Trainer, learning_rate
 
 TRIALS = 8
 SEEDS = (101, 102, 103)

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from study import flags
-from study.errors import UserError, exit_status
+from study.base import cli
+from study.base.errors import UserError, exit_status
 
 if TYPE_CHECKING:
-    from study.layout import StudyFolder
+    from study.records.study_layout import StudyFolder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    p = flags.parser("study.report", "Writes a study's report: one HTML file that works offline, and trials.parquet.")
+    p = cli.parser("study.report", "Writes a study's report: one HTML file that works offline, and trials.parquet.")
     p.add_argument("--study", required=True, metavar="NAME", help="the study: folder, and MLflow experiment")
     p.add_argument(
         "--output",
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parent = args.output.absolute().parent
         if args.output.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
             raise UserError(f"--output {args.output} cannot be written: give a file in a folder that exists")
-    from study.mirror import open_copy  # torch and mlflow take seconds to import
+    from study.records.uploads import open_copy  # torch and mlflow take seconds to import
     from study.report.source import FILES
 
     with open_copy(args.storage, args.study, FILES) as folder:

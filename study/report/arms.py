@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from study.display import describe
+from study.engine.display import describe
 from study.report.data import Curve
 from study.report.style import NARROW, colour, figure, label_ends
 

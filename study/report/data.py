@@ -10,7 +10,7 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
-from study.tracking.names import Outcome
+from study.base.names import Outcome
 
 Row = Mapping[str, Any]
 """One evaluation, with the columns of trials.parquet."""

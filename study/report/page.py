@@ -8,11 +8,11 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from study.display import describe
-from study.provenance import utc_now
-from study.report import style, words
-from study.report.findings import Findings
-from study.report.plates import Plates
+from study.base.provenance import utc_now
+from study.engine.display import describe
+from study.report import sentences, style
+from study.report.analysis import Findings
+from study.report.captions import Plates
 from study.report.source import Source
 
 
@@ -34,8 +34,8 @@ def make_report(source: Source, storage: str | None = None) -> Report:
 
 def _context(findings: Findings, plates: Plates, storage: str | None) -> dict[str, Any]:
     source, config, verdict = findings.source, findings.source.config, findings.verdict
-    sentence, worth = (verdict["verdict"], None) if verdict else words.unconfirmed(findings.trials)
-    said, figures = words.headline(sentence)
+    sentence, worth = (verdict["verdict"], None) if verdict else sentences.unconfirmed(findings.trials)
+    said, figures = sentences.headline(sentence)
     script = _read("sort.js")
     return {
         "config": config,
@@ -45,15 +45,15 @@ def _context(findings: Findings, plates: Plates, storage: str | None) -> dict[st
         "sentence": said,
         "figures": figures,
         "worth": worth,
-        "confirm": words.confirm_command(config.name, storage) if findings.winner else None,
-        "resume": words.resume_command(config.name, storage) if findings.unfinished else None,
+        "confirm": sentences.confirm_command(config.name, storage) if findings.winner else None,
+        "resume": sentences.resume_command(config.name, storage) if findings.unfinished else None,
         "notices": findings.notices(),
-        "same": words.same_schedules(verdict["same_as"]) if verdict else "",
-        "counted": words.counted(findings.trials),
+        "same": sentences.same_schedules(verdict["same_as"]) if verdict else "",
+        "counted": sentences.counted(findings.trials),
         "plates": plates.by_name,
         "slices": plates.slices,
-        "grace": words.grace_period(findings.rungs, findings.evaluations, config.scheduler),
-        "edges": [words.edge_warning(edge) for edge in findings.edges],
+        "grace": sentences.grace_period(findings.rungs, findings.evaluations, config.scheduler),
+        "edges": [sentences.edge_warning(edge) for edge in findings.edges],
         "has_parameters": source.study is not None,
         "trials": sorted(findings.trials, key=lambda t: (not t.steps, t.best_val_loss if t.steps else 0, t.number)),
         "winner": findings.winner,
@@ -77,11 +77,11 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "describe": describe,
-        "outcome": words.outcome,
+        "outcome": sentences.outcome,
         "sentence": lambda text: text[:1].upper() + text[1:].removesuffix("."),
         "loss": _loss,
         "signed": _signed,
-        "seconds": lambda value: "" if value is None else words.duration(value),
+        "seconds": lambda value: "" if value is None else sentences.duration(value),
         "whole": _whole,
         "p": _p,
     }

@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from optuna.storages import InMemoryStorage
 
-from study.errors import UserError
-from study.layout import StudyConfig, StudyFolder
+from study.base.errors import UserError
+from study.base.names import OUTCOME, TRIAL, TRIALS_PER_GPU, Outcome
+from study.base.uris import HIDDEN, redacted, sqlite_path
+from study.records.optuna_study import KNOWN, REASON, SCHEDULE, STATES, open_database, open_storage
+from study.records.study_layout import StudyConfig, StudyFolder
+from study.records.trial_table import table
 from study.report.data import Note, Row
-from study.results import table
-from study.searcher import KNOWN, REASON, SCHEDULE, STATES, open_database, open_storage
-from study.tracking.names import OUTCOME, TRIAL, TRIALS_PER_GPU, Outcome
 from study.tracking.reader import TrackedStudy
-from study.uris import HIDDEN, redacted, sqlite_path
 
 CONFIRMATION_FILES = ("evaluations.parquet", "verdict.json")
 FILES = frozenset({"study.yaml", "study.copy.yaml", "optuna.journal", "metrics.jsonl", *CONFIRMATION_FILES})

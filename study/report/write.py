@@ -6,16 +6,16 @@ from typing import Any
 
 import optuna
 
-from study.corpus import atomic_path
-from study.plan import Plan
-from study.provenance import facts
+from study.base.files import atomic_path
+from study.base.names import PARENT_RUN
+from study.base.provenance import facts
+from study.records.study_layout import StudyConfig, StudyFolder
 from study.report.page import Report, make_report
 from study.report.source import of_study
-from study.rows import write_parquet
-from study.tracking.names import PARENT_RUN
 from study.tracking.reader import TrackedStudy
 from study.tracking.view import run_addresses
 from study.tracking.writer import StudyWriter
+from study.training.evaluation_rows import write_parquet
 
 FIGURES = "figures"
 """The folder of the figures, among the artifacts too."""
@@ -38,10 +38,15 @@ def write_figures(report: Report, folder: Path) -> list[Path]:
     return paths
 
 
-def report_session(plan: Plan, study: optuna.Study, writer: StudyWriter) -> Path:
-    """Makes the report of a session that is over, in the study's folder and among its artifacts; returns the page."""
-    folder, pages = plan.folder, run_addresses(plan.uri, writer.experiment_id or "", writer.runs)
-    source = of_study(plan.config, folder, study, facts=facts(plan.corpus.sha256), pages=pages)
+def report_session(
+    config: StudyConfig, folder: StudyFolder, study: optuna.Study, uri: str, writer: StudyWriter
+) -> Path:
+    """Makes the report of a session that is over, in the study's folder and among its artifacts; returns the page.
+
+    `uri` is the MLflow store's, for links.
+    """
+    pages = run_addresses(uri, writer.experiment_id or "", writer.runs)
+    source = of_study(config, folder, study, facts=facts(config.corpus_sha256), pages=pages)
     storage = folder.path.parent
     report = make_report(source, None if storage == Path("studies").absolute() else str(storage))
     output = folder.path / "report.html"

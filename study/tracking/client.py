@@ -18,8 +18,8 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 import mlflow
 from mlflow import MlflowClient
 
-from study.errors import UserError
-from study.uris import absolute, redacted, sqlite_path
+from study.base.errors import UserError
+from study.base.uris import absolute, redacted, sqlite_path
 
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # its errors reach us, and are said in a line
 logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -15,10 +15,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any
 
-from study.storage import Storage
-from study.tracking.names import PARENT_RUN, Key, Role
+from study.base.names import PARENT_RUN, Key, Role
+from study.base.uris import redacted
+from study.records.storage import Storage
 from study.tracking.spool import Event, TooEarlyError, UselessError
-from study.uris import redacted
 
 ERRORS: dict[str, type[Exception]] = {kind.__name__: kind for kind in (TooEarlyError, UselessError)}
 """Those that mean more than that the store is away."""

@@ -9,12 +9,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
 
-from study.errors import UserError
-from study.schedule_file import ScheduleFile, read_schedule_file
+from study.base.errors import UserError
+from study.base.names import CHECKPOINT, OUTCOME, ROLE, TRIAL, Outcome, Role
+from study.base.uris import redacted
 from study.tracking.client import check, connect, tracking_uri
-from study.tracking.names import CHECKPOINT, OUTCOME, ROLE, TRIAL, Outcome, Role
 from study.tracking.view import run_addresses
-from study.uris import redacted
+from study.training.schedule_file import ScheduleFile, read_schedule_file
 
 
 @dataclass(frozen=True, kw_only=True)

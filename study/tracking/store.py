@@ -11,10 +11,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from study.storage import Storage
+from study.base.names import NUMBER, OUTCOME, PARENT, PARENT_RUN, REASON, ROLE, RUN_NAME, Key, Role
+from study.records.storage import Storage
 from study.tracking import view
 from study.tracking.client import connect
-from study.tracking.names import NUMBER, OUTCOME, PARENT, PARENT_RUN, REASON, ROLE, RUN_NAME, Key, Role
 from study.tracking.reader import search_runs
 from study.tracking.spool import Event, TooEarlyError, UselessError
 
@@ -136,9 +136,9 @@ class StudyStore:
                 raise UselessError(f"there is no file {path.name} in {path.parent}") from None
 
     def _check_sent(self, event: Event, folder: Path) -> None:
-        from study.arrivals import has_come
-        from study.folder import RunFolder  # imports torch, which a storage that is a folder needs not
-        from study.mirror import WORKER_SECONDS
+        from study.records.expected_files import has_come
+        from study.records.uploads import WORKER_SECONDS
+        from study.training.run_folder import RunFolder  # imports torch, which a storage that is a folder needs not
 
         since = self._awaited.setdefault((event["trial"], event["step"]), time.monotonic())
         is_there = has_come(self._storage, RunFolder(folder), event["step"])

@@ -7,8 +7,8 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from study.tracking.names import Key
-from study.uris import web_address
+from study.base.names import Key
+from study.base.uris import web_address
 
 NAME = "trials"
 TAG = f"mlflow.sharedViewState.{NAME}"

@@ -4,20 +4,19 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from study.storage import Storage
-from study.tracking.names import NOTE, OUTCOME, PARENT_RUN, REASON, STATUS, Key, Outcome, Role
+from study.base.names import NOTE, OUTCOME, PARENT_RUN, REASON, STATUS, Key, Outcome, Role
+from study.base.uris import redacted
+from study.records.storage import Storage
+from study.tracking.deadline import Deadline, in_seconds
 from study.tracking.process import StoreProcess
 from study.tracking.spool import Event, Spool, TooEarlyError, UselessError, last_sent
-from study.uris import redacted
 
 log = logging.getLogger(__name__)
-Deadline = Callable[[], float]
-"""Until when to wait, by `time.monotonic`; asked again and again."""
 BATCH = 1000
 TOGETHER = ("metrics", "tags")
 ASKING = -1
@@ -282,12 +281,6 @@ def in_order(waiting: Iterable[tuple[int, Event]]) -> tuple[list[dict[int, Event
 
 def _line(error: Exception) -> str:
     return redacted((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
-
-
-def in_seconds(seconds: float) -> Deadline:
-    """Returns the deadline so many seconds from now."""
-    deadline = time.monotonic() + seconds
-    return lambda: deadline
 
 
 def is_settled(spool: Path) -> bool:

@@ -13,9 +13,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from study.corpus import load_corpus
-from study.rows import METRICS
-from study.schedule_file import read_schedule_file
-from study.training import Trainer
+from study.training.evaluation_rows import METRICS
+from study.training.schedule_file import read_schedule_file
+from study.training.trainer import Trainer
 
 OUTCOMES = {TrialState.COMPLETE: "completed", TrialState.PRUNED: "stopped_early", TrialState.FAIL: "failed"}
 STATUS = {"completed": "FINISHED", "stopped_early": "KILLED", "failed": "FAILED"}

@@ -13,11 +13,12 @@ from unittest.mock import patch
 
 import optuna
 
-from study import session, trial
-from study.errors import exit_status
-from study.journal import KeptJournal
-from study.layout import StudyFolder
-from study.search import main
+from study.base.errors import exit_status
+from study.engine import trial
+from study.records.journal import KeptJournal
+from study.records.study_layout import StudyFolder
+from study.search import session
+from study.search.__main__ import main
 from study.tracking.spool import Spool
 from study.tracking.writer import StudyWriter
 from tests.faults import workers

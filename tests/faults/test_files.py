@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from model.schedules import from_dict
-from study.config import PRESETS
+from study.base.errors import UserError
 from study.corpus import build_corpus
-from study.errors import UserError
-from study.folder import RunFolder
-from study.layout import StudyFolder
-from study.rows import Labels
-from study.training import Trainer
+from study.records.study_layout import StudyFolder
+from study.training.config import PRESETS
+from study.training.evaluation_rows import Labels
+from study.training.run_folder import RunFolder
+from study.training.trainer import Trainer
 from tests.faults.test_fuzz import CONFIG
 
 pytestmark = pytest.mark.faults

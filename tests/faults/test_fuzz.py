@@ -12,13 +12,13 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from study import flags
-from study.config import PRESETS, TrainingConfig
-from study.errors import UserError, exit_status
-from study.kept import copy_of, write_kept
-from study.layout import StudyConfig, StudyFolder
-from study.options import SearchOptions
-from study.schedule_file import ScheduleFile, read_schedule_file
+from study.base import cli
+from study.base.errors import UserError, exit_status
+from study.records.sealed_files import copy_of, write_kept
+from study.records.study_layout import StudyConfig, StudyFolder
+from study.search.options import SearchOptions
+from study.training.config import PRESETS, TrainingConfig
+from study.training.schedule_file import ScheduleFile, read_schedule_file
 
 pytestmark = pytest.mark.faults
 
@@ -65,7 +65,7 @@ def made_or_refused(read: Callable[[], T], named: str) -> T | None:
 @SLOWLY
 @given(argv=st.lists(WORDS, max_size=8).filter(lambda argv: not {"-h", "--help"} & set(argv)))
 def test_command_line(argv: list[str]) -> None:
-    one_line(lambda: flags.parse(SearchOptions, "study.search", "", argv) and None)
+    one_line(lambda: cli.parse(SearchOptions, "study.search", "", argv) and None)
 
 
 @SLOWLY

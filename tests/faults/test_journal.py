@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from study import journal
-from study.errors import UserError
-from study.searcher import open_optuna_study, open_storage
+from study.base.errors import UserError
+from study.engine.searcher import open_optuna_study
+from study.records import journal
+from study.records.optuna_study import open_storage
 
 pytestmark = pytest.mark.faults
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from study import lock
-from study.errors import UserError
-from study.lock import StudyLock
+from study.base.errors import UserError
+from study.records import lock
+from study.records.lock import StudyLock
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.faults
 
 
-HOLDER = "import sys, time; from pathlib import Path; from study.lock import StudyLock; "
+HOLDER = "import sys, time; from pathlib import Path; from study.records.lock import StudyLock; "
 HOLDER += "StudyLock(Path(sys.argv[1])); print('held', flush=True); time.sleep(600)"
 
 

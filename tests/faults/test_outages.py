@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
-from study.tracking.names import Outcome
+from study.base.names import Outcome
 from study.tracking.writer import StudyWriter
 from tests.conftest import environment, run, start, wait_for_a_trial
 from tests.faults.checks import check_whole

@@ -6,10 +6,11 @@ from typing import Any
 import optuna
 import pytest
 
-from study.errors import WorldError, disk_error
-from study.journal import KeptJournal
-from study.messages import DISK, DIVERGED, FAILED
-from study.searcher import open_optuna_study, open_storage
+from study.base.errors import WorldError, disk_error
+from study.engine.searcher import open_optuna_study
+from study.engine.worker_messages import DISK, DIVERGED, FAILED
+from study.records.journal import KeptJournal
+from study.records.optuna_study import open_storage
 from tests.test_searcher import make, result, states
 
 pytestmark = pytest.mark.faults

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from study.runner import Stop
+from study.base.names import Outcome
+from study.engine.runner import Stop
 from study.tracking.client import connect
-from study.tracking.names import Outcome
 from study.tracking.spool import Spool
 from study.tracking.writer import StudyWriter, is_settled
 from tests.conftest import environment

@@ -12,8 +12,10 @@ from unittest.mock import patch
 
 import torch
 
-from study import folder, training, trial
-from study.trial import Job
+from study.engine import trial
+from study.engine.trial import Job
+from study.training import run_folder as folder
+from study.training import trainer as training
 
 Fault = Callable[[Path], AbstractContextManager[Any]]
 

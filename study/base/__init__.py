@@ -1,0 +1,1 @@
+"""What every room uses: errors, addresses, command lines, provenance, names, files."""

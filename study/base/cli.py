@@ -1,0 +1,75 @@
+"""A command line made from a config dataclass: a flag a field, its help the field's description."""
+
+import argparse
+import sys
+import types
+from collections.abc import Sequence
+from dataclasses import MISSING, field, fields
+from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
+
+from study.base.errors import UserError
+
+T = TypeVar("T")
+METAVARS = {int: "N", float: "X"}
+
+
+class _Formatter(argparse.HelpFormatter):
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)  # commands keep their lines
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def parser(name: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
+    """Returns an empty parser of `python -m NAME` whose errors are a UserError of one line; `epilog` ends its help."""
+    return _Parser(
+        prog=f"python -m {name}",
+        description=description,
+        epilog=epilog,
+        allow_abbrev=False,
+        formatter_class=lambda prog: _Formatter(prog, max_help_position=30, width=110),
+    )
+
+
+def add_flags(target: argparse._ActionsContainer, config: type[Any], *, show_defaults: bool) -> None:
+    """Adds a flag for each field of a config dataclass; one that is not given leaves no trace in the result."""
+    hints = get_type_hints(config)
+    for f in fields(config):
+        kind = next((k for k in get_args(hints[f.name]) if k is not types.NoneType), hints[f.name])
+        text = f.metadata["help"]
+        if show_defaults and f.default not in (MISSING, None, False) and "default" not in text:
+            text += f" (default {f.default})"
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text}
+        if kind is bool:
+            options["action"] = argparse.BooleanOptionalAction if f.metadata.get("negatable") else "store_true"
+        else:
+            options |= {"type": kind, "choices": f.metadata.get("choices")}
+            if options["choices"] is None:
+                options["metavar"] = f.metadata.get("metavar") or METAVARS.get(kind, f.name.upper())
+        target.add_argument(flag(f.name), **options)
+
+
+def parse(
+    config: type[T], name: str, description: str, argv: Sequence[str] | None, epilog: str | None = None
+) -> tuple[T, dict[str, Any]]:
+    """Returns the config that a command line asks for, and the fields that it gives itself."""
+    p = parser(name, description, epilog)
+    add_flags(p, config, show_defaults=True)
+    given = vars(p.parse_args(sys.argv[1:] if argv is None else argv))
+    return config(**given), given
+
+
+def described(description: str, default: Any = MISSING, **more: Any) -> Any:
+    """A dataclass field with a line that says what it is; the command line is made from both (`add_flags`).
+
+    `more` may give `choices`, `metavar`, or `negatable` for a flag that can be switched off too.
+    """
+    return field(default=default, metadata={"help": description, **more})
+
+
+def flag(name: str) -> str:
+    """Returns the flag of a field."""
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,1 @@
+"""`python -m study.confirm`: whether a schedule is really better, by runs with fresh seeds against controls."""

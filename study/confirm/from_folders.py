@@ -1,0 +1,243 @@
+"""Runs that were made elsewhere, by `study.train --output`, judged as a confirmation's. Needs no Ray and no MLflow."""
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from model.paper import PAPER
+from model.schedules import Constant, Schedule, from_dict
+from study.base.errors import UserError
+from study.confirm.arms import BASELINE, NO_DROPOUT, PAPER_PREFIX, Arm, is_constant, plain
+from study.confirm.options import RunsOptions
+from study.confirm.results import Results, Row, best_rate, run_rows, with_times
+from study.confirm.show import show_verdict
+from study.confirm.verdict import judge, read_verdict, write_verdict
+from study.corpus import Corpus, load_corpus
+from study.engine.display import describe
+from study.training.config import TrainingConfig
+from study.training.evaluation import windows
+from study.training.evaluation_rows import SCHEMA
+from study.training.measures import Measures, measure_best
+from study.training.run_folder import RunFolder
+from study.training.schedule_file import read_schedule_file
+from study.training.trainer import Trainer
+
+MAY_DIFFER = ("seed", "threads", "corpus")
+"""Fields in which runs that are compared may differ: threads are another machine's, and corpora are told by their
+hashes, since a path is another one elsewhere."""
+
+
+@dataclass(kw_only=True)
+class Run:
+    """A run's folder, and what it says."""
+
+    folder: RunFolder
+    schedule: Schedule
+    training: TrainingConfig
+    measures: Measures
+
+    @property
+    def completed(self) -> bool:
+        """Whether it has reached its end."""
+        rows = self.folder.rows()
+        return bool(rows) and rows[-1]["outcome"] is not None
+
+
+def judge_runs(paths: Sequence[Path], options: RunsOptions, console: Console) -> int:
+    """Judges the runs in some folders or below them; returns the exit status.
+
+    The baseline is the best of the constant rates: by their runs with seeds that no other schedule has, if there are
+    such, else by the same runs. Raises UserError.
+    """
+    output = Path(options.output)
+    _check_output(output)
+    runs = [_read(path) for path in _folders(paths)]
+    _check_alike(runs, options.corpus)
+    seeds = {run.training.seed for run in runs if not is_constant(run.schedule)} or {r.training.seed for r in runs}
+    sweep = [run for run in runs if run.training.seed not in seeds]
+    compared = [run for run in runs if run.training.seed in seeds]
+    rate, warnings = _choose(compared, sweep)
+    sha256 = _measure([run for run in compared if run.completed], options, console)
+    arms = _arms(compared, rate)
+    names = {plain(arm.schedule): arm.name for arm in arms}
+    found = [_rows(run, names[plain(run.schedule)]) for run in compared]
+    results = with_times(
+        Results(
+            evaluations=[row for _, evaluations in found for row in evaluations],
+            runs=[row for row, _ in found],
+            sweep=[_rows(run, f"sweep-{plain(run.schedule).rate(0):g}")[0] for run in sweep],
+        ),
+        BASELINE,
+    )
+    if any(len(run.measures.full_val_loss) == 1 for run in compared):
+        warnings.append("of runs without study.train --full-evaluation, full_val_loss is that of the best weights only")
+    if len({run.measures.device for run in compared if run.measures.device}) > 1:
+        warnings.append("runs were made on different devices: their times and sampling speeds cannot be compared")
+    verdict = judge(
+        results,
+        arms,
+        baseline=BASELINE,
+        same_as={},
+        warnings=warnings,
+        corpus_sha256=sha256,
+        whole=runs[0].training.val_share == 1,
+        before=read_verdict(output),
+    )
+    output.mkdir(exist_ok=True)
+    results.write(output)
+    write_verdict(verdict, output)
+    show_verdict(verdict, console)
+    console.print(f"\ntables and verdict.json are in {output}", markup=False, highlight=False, soft_wrap=True)
+    return 0 if any(run.completed for run in compared) else 1
+
+
+def _folders(paths: Sequence[Path]) -> list[Path]:
+    folders = []
+    for path in paths:
+        below = [path] if (path / "config.yaml").exists() else sorted(p.parent for p in path.rglob("config.yaml"))
+        if not below:
+            raise UserError(f"--runs {path}: there is no run of study.train --output in it, nor below it")
+        folders += below
+    return list(dict.fromkeys(folder.resolve() for folder in folders))
+
+
+def _read(path: Path) -> Run:
+    folder = RunFolder(path)
+    file = read_schedule_file(folder.config)
+    if file.training is None:
+        raise UserError(f"--runs {path}: its config.yaml has no training config, so it is not study.train's")
+    try:  # a trial's damaged line is passed over, since the trial is trained again; these runs are not
+        lines = folder.metrics.read_bytes().splitlines() if folder.metrics.exists() else []
+        if any(json.loads(line).keys() != set(SCHEMA.names) for line in lines):
+            raise ValueError("not only evaluations")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"--runs {path}: {folder.metrics.name} is damaged ({error})") from None
+    return Run(folder=folder, schedule=file.schedule, training=file.training, measures=Measures.read(path))
+
+
+def _check_output(output: Path) -> None:
+    parent = output.absolute().parent
+    if (output.exists() and not output.is_dir()) or not parent.is_dir():
+        raise UserError(f"--output {output} cannot be made: give a folder, in one that exists")
+    if not os.access(output if output.exists() else parent, os.W_OK):
+        raise UserError(f"--output {output} cannot be written: give another folder")
+
+
+def _check_alike(runs: Sequence[Run], corpus: str | None) -> None:
+    """Raises UserError if runs cannot be compared."""
+    first, seen = runs[0], dict[tuple[Schedule, int], Path]()
+    for run in runs:
+        a, b = asdict(first.training), asdict(run.training)
+        for name in a:
+            if a[name] != b[name] and name not in MAY_DIFFER:
+                raise UserError(
+                    f"--runs {first.folder.path} and {run.folder.path} differ in {name} ({a[name]} and {b[name]}): "
+                    "only schedule and seed may differ"
+                )
+        key = plain(run.schedule), run.training.seed
+        if key in seen:
+            raise UserError(
+                f"--runs {seen[key]} and {run.folder.path} are both {describe(run.schedule.to_dict())} with seed "
+                f"{run.training.seed}: leave one out"
+            )
+        seen[key] = run.folder.path
+    hashes = {run.measures.corpus_sha256: run for run in runs if run.measures.corpus_sha256}
+    names = {run.training.corpus: run for run in runs}
+    told = corpus is not None or all(run.measures.corpus_sha256 for run in runs)
+    if len(hashes) > 1 or (len(names) > 1 and not told):
+        one, other = list((hashes if len(hashes) > 1 else names).values())[:2]
+        raise UserError(
+            f"--runs {one.folder.path} and {other.folder.path} learned from different texts ({one.training.corpus} "
+            f"and {other.training.corpus}): compare runs on the same one, or name it with --corpus if it is the same"
+        )
+
+
+def _choose(compared: Sequence[Run], sweep: Sequence[Run]) -> tuple[float, list[str]]:
+    """Returns the best constant rate, and what is to be said about how it was chosen. Raises UserError."""
+    constants = [run for run in compared if is_constant(run.schedule)]
+    if not constants:
+        raise UserError("--runs has no run with a constant rate, which schedules are compared with: train some")
+    rate = best_rate(_rows(run, "")[0] for run in sweep or constants)
+    if rate is None:
+        raise UserError("--runs has no constant rate's run that has reached its end: let one end")
+    if all(plain(run.schedule) != Constant(rate) for run in constants):
+        raise UserError(
+            f"--runs has the best constant rate, {rate:g}, with other seeds only: train it with the schedules' seeds"
+        )
+    if sweep or len({plain(run.schedule) for run in constants}) == 1:
+        return rate, []
+    return rate, [
+        "the best constant rate was chosen by the same runs that it is compared with, which favours it a little: train "
+        "constant rates with seeds of their own to choose it by those"
+    ]
+
+
+def _measure(runs: Sequence[Run], options: RunsOptions, console: Console) -> str | None:
+    """Measures the best weights of runs that lack it; returns the hash of the text, if known. Raises UserError."""
+    known = next((run.measures.corpus_sha256 for run in runs if run.measures.corpus_sha256), None)
+    lacking = [run for run in runs if run.measures.test_loss is None]
+    if not lacking:
+        return known
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch can use no GPU here; give --device cpu")
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    corpus = load_corpus(options.corpus or lacking[0].training.corpus)
+    if known not in (None, corpus.sha256):
+        raise UserError(
+            f"corpus {corpus.path.stem[:12]}... is not the one that runs learned from ({known}): see --corpus"
+        )
+    speed = len(lacking) == len(runs)  # else those measured on the machine of their training are not to be mixed
+    for run in track(lacking, "measuring best weights", console=console, transient=True):
+        _measure_run(run, corpus, device, speed)
+    return corpus.sha256
+
+
+def _measure_run(run: Run, corpus: Corpus, device: str, speed: bool) -> None:
+    threads = torch.get_num_threads()
+    trainer = Trainer(replace(run.training, compile=False, threads=threads), Constant(0.0), corpus, device)
+    try:
+        measure_best(run.measures, run.folder, trainer, corpus)
+    except (OSError, RuntimeError) as error:  # no weights; weights of another shape
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f"--runs {run.folder.path}: its weights cannot be measured ({reason}); see --corpus") from None
+    if not speed:
+        run.measures.sampling_tokens_per_second = None
+    best = min(run.folder.rows(), key=lambda row: row["val_loss"])
+    loss = trainer.mean_loss(windows(corpus.split("full_val"), run.training, trainer.device))
+    run.measures.full_val_loss = [(best["step"], loss)]
+
+
+def _arms(runs: Sequence[Run], rate: float) -> list[Arm]:
+    """Returns the arms that runs make up: the baseline first, then no dropout, then by name."""
+    paper = {plain(from_dict(schedule)): name for name, schedule in PAPER.items()}
+    arms: dict[Schedule, Arm] = {}
+    names: Counter[str] = Counter()
+    for run in sorted(runs, key=lambda run: describe(run.schedule.to_dict())):
+        simple = plain(run.schedule)
+        if simple in arms:
+            continue
+        words = describe(run.schedule.to_dict())
+        if simple == Constant(rate):
+            name, meaning = BASELINE, "best constant rate"
+        elif simple == Constant(0.0):
+            name, meaning = NO_DROPOUT, "no dropout"
+        elif simple in paper:
+            name, meaning = PAPER_PREFIX + paper[simple], f"the paper's {paper[simple]} schedule"
+        else:
+            name, meaning = re.sub(r"[^a-z0-9._-]+", "-", words.lower()).strip("-"), words
+        names[name] += 1
+        name += f"-{names[name]}" if names[name] > 1 else ""  # words leave digits and points out
+        arms[simple] = Arm(name=name, meaning=meaning, schedule=run.schedule)
+    return sorted(arms.values(), key=lambda arm: (arm.name != BASELINE, arm.name != NO_DROPOUT))
+
+
+def _rows(run: Run, arm: str) -> tuple[Row, list[Row]]:
+    return run_rows(run.folder, run.measures, arm=arm, seed=run.training.seed, schedule=run.schedule)

@@ -1,0 +1,237 @@
+"""From the command line of a confirmation to all that it needs; mistakes are found before anything is made."""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from model.schedules import Constant, Schedule
+from study.base.cli import flag
+from study.base.errors import UserError
+from study.confirm.arms import SWEEP_RATES, Arm, Found, best_of_study
+from study.confirm.options import MOST_SEEDS, ConfirmOptions
+from study.records.lock import StudyLock
+from study.records.sealed_files import copy_of, read_kept, write_kept
+from study.records.storage import Storage
+from study.records.study_layout import StudyConfig, StudyFolder
+from study.records.uploads import Mirror, check_not_held_elsewhere
+from study.training.config import TrainingConfig
+from study.training.measures import FILE
+from study.training.run_folder import RunFolder
+
+RUN_FILES = frozenset({"metrics.jsonl", FILE})
+"""What a driver reads of a run; the weights go from the storage to MLflow alone."""
+SWEEP_OFFSET = MOST_SEEDS
+"""Seeds of the sweep begin this far after those of the arms."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training run of a confirmation."""
+
+    arm: str
+    seed: int
+    schedule: Schedule
+    folder: RunFolder
+
+    @property
+    def name(self) -> str:
+        """What tells it apart from the others, in MLflow too."""
+        return f"{self.arm}/seed-{self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfirmationConfig:
+    """What a confirmation compares: kept in its folder when it is begun, since the study may go on.
+
+    Attributes:
+        top: how many of the study's best were asked for, and `found`: those that there are.
+        seeds: of each arm; more of them continue a confirmation.
+        tracking_uri: where MLflow was first; hidden if it holds a password.
+        packed: whether runs have shared a GPU, so that their times mean nothing.
+        training: of all runs, but for the seed.
+    """
+
+    study: str
+    corpus_sha256: str
+    device: str
+    top: int
+    seeds: int
+    sweep_seeds: int
+    found: tuple[Found, ...]
+    tracking_uri: str | None
+    packed: bool
+    training: TrainingConfig
+
+    def to_yaml(self) -> str:
+        """Returns the text of its file."""
+        d = {f.name: getattr(self, f.name) for f in fields(self)}
+        d |= {"found": [found.to_dict() for found in self.found], "training": asdict(self.training)}
+        return yaml.safe_dump(d, sort_keys=False, width=120)
+
+
+class ConfirmationFolder:
+    """The folder of a study's confirmation, in the study's."""
+
+    NOT_THE_DRIVERS = frozenset({"runs", "sweep", "ray"})
+    """What in it the runs' workers keep in the storage themselves, and what is kept nowhere."""
+
+    def __init__(self, study: StudyFolder) -> None:
+        self.path = study.path / "confirmation"
+        self.title = f"the confirmation of study {study.path.name}"
+        self.lock = self.path / "study.lock"
+        self.config = self.path / "confirmation.yaml"
+        self.spool = self.path / "mlflow.spool"
+        self.ray = self.path / "ray"
+
+    def run(self, arm: str, seed: int) -> RunFolder:
+        """Returns the folder of an arm's run."""
+        return RunFolder(self.path / "runs" / arm / f"seed-{seed}")
+
+    def sweep(self, rate: float, seed: int) -> RunFolder:
+        """Returns the folder of a run of the constant rate's sweep."""
+        return RunFolder(self.path / "sweep" / f"constant-{rate:g}" / f"seed-{seed}")
+
+    def mirror(self, storage: Storage) -> Mirror:
+        """Returns what keeps it up to date in an object store."""
+        return Mirror(storage, self.path, skip=self.NOT_THE_DRIVERS)
+
+    def make(self) -> None:
+        """Makes the folder. Raises UserError if it cannot be made."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be made ({error.strerror}): see --storage") from None
+
+    def write_config(self, config: ConfirmationConfig) -> None:
+        """Writes the config, whole or not at all. Raises UserError if it cannot be written."""
+        try:
+            write_kept(self.config, config.to_yaml())
+        except OSError as error:
+            raise UserError(f"{self.config} cannot be written ({error.strerror}): see --storage") from None
+
+    def read_config(self) -> ConfirmationConfig | None:
+        """Reads the config of a confirmation that was begun; None if there is none. Raises UserError."""
+        if not self.config.exists():
+            return None
+        try:
+            d: dict[str, Any] = yaml.safe_load(read_kept(self.config))
+            found = tuple(Found.from_dict(item) for item in d["found"])
+            return ConfirmationConfig(**d | {"found": found, "training": TrainingConfig.from_dict(d["training"])})
+        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{self.config} is damaged ({error}): remove its folder to begin anew") from None
+
+
+def fetch(storage: Storage, study: StudyFolder, folder: ConfirmationFolder) -> StudyLock | None:
+    """Copies what a driver has to know of a study and its confirmation here, from an object store.
+
+    Returns the lock that the copy then has, None if there is none. Raises UserError if there is no such study, or
+    another session confirms it.
+    """
+    if not storage.is_remote:
+        return None
+    if not storage.holds(study.config):
+        raise UserError(f"there is no study {study.path.name} in {storage.uri}: see --study and --storage")
+    check_not_held_elsewhere(storage, folder.lock, folder.title)
+    folder.make()
+    lock = StudyLock(folder.lock, folder.title)
+    for name in folder.NOT_THE_DRIVERS:
+        shutil.rmtree(folder.path / name, ignore_errors=True)
+    storage.fetch_all(path for path in (study.config, copy_of(study.config), study.table) if storage.holds(path))
+    folder.mirror(storage).fetch()
+    fetch_runs(storage, folder)
+    for path in storage.list(folder.path):  # a run of which a checkpoint is left is not over
+        if "resume" in path.parts:
+            path.parent.parent.mkdir(exist_ok=True)
+    return lock
+
+
+def fetch_runs(storage: Storage, folder: ConfirmationFolder) -> None:
+    """Copies the evaluations and measures of all runs here, from an object store."""
+    if storage.is_remote:
+        storage.fetch_all(path for path in storage.list(folder.path) if path.name in RUN_FILES)
+
+
+def read_study(folder: StudyFolder, top: int) -> tuple[StudyConfig, list[Found]]:
+    """Returns a study's config and its best trials. Raises UserError if it has no completed one."""
+    name = folder.path.name
+    if not folder.config.exists():
+        raise UserError(f"there is no study in {folder.path}: see --study and --storage")
+    config = folder.read_config()
+    if not folder.table.exists():
+        raise UserError(f"study {name} has no {folder.table.name} yet: let it end, if need be with --resume")
+    try:
+        rows = pq.read_table(folder.table).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{folder.table} is damaged ({error}): study.search --resume writes it again") from None
+    best = best_of_study(rows, top)
+    if not best:
+        raise UserError(f"study {name} has no completed trial: there is nothing to confirm")
+    return config, best
+
+
+def make_config(
+    options: ConfirmOptions, given: Mapping[str, Any], study: StudyFolder, folder: ConfirmationFolder
+) -> ConfirmationConfig:
+    """Returns the config of a new confirmation, or of the one that was begun, with more seeds if they are asked for.
+
+    Args:
+        given: those of the options that stand on the command line.
+
+    Raises:
+        UserError: if there is nothing to confirm, or the command line contradicts the confirmation that was begun.
+    """
+    old = folder.read_config()
+    if old is not None:
+        for name in ("top", "sweep_seeds", "seeds"):
+            was, now = getattr(old, name), given.get(name, getattr(old, name))
+            if now < was or (now != was and name != "seeds"):
+                raise UserError(
+                    f"{flag(name)} {now} contradicts the confirmation in {folder.path}, which has {was}: leave it out, "
+                    "or move that folder away to begin anew"
+                )
+        return replace(old, seeds=given.get("seeds", old.seeds), packed=old.packed or options.trials_per_gpu > 1)
+    config, found = read_study(study, options.top)
+    if not os.access(study.path, os.W_OK):
+        raise UserError(f"{study.path} cannot be written: see --storage")
+    return ConfirmationConfig(
+        study=config.name,
+        corpus_sha256=config.corpus_sha256,
+        device=config.device,
+        top=options.top,
+        seeds=options.seeds,
+        sweep_seeds=options.sweep_seeds,
+        found=tuple(found),
+        tracking_uri=config.tracking_uri,
+        packed=options.trials_per_gpu > 1,
+        training=config.training,
+    )
+
+
+def sweep_runs(config: ConfirmationConfig, folder: ConfirmationFolder) -> list[Run]:
+    """Returns the runs of the sweep that chooses the best constant rate, seed after seed."""
+    seeds = [_seed(config, SWEEP_OFFSET + i) for i in range(config.sweep_seeds)]
+    return [
+        Run(arm=f"sweep-{rate:g}", seed=seed, schedule=Constant(rate), folder=folder.sweep(rate, seed))
+        for seed in seeds
+        for rate in SWEEP_RATES
+    ]
+
+
+def arm_runs(config: ConfirmationConfig, folder: ConfirmationFolder, arms: Sequence[Arm]) -> list[Run]:
+    """Returns the runs of the arms, seed after seed, so that a confirmation that is stopped has whole seeds."""
+    seeds = [_seed(config, i) for i in range(config.seeds)]
+    return [
+        Run(arm=arm.name, seed=seed, schedule=arm.schedule, folder=folder.run(arm.name, seed))
+        for seed in seeds
+        for arm in arms
+    ]
+
+
+def _seed(config: ConfirmationConfig, i: int) -> int:
+    return (config.training.seed + 1 + i) % 2**31

@@ -1,0 +1,160 @@
+"""The runs of a confirmation as two tables: one row an evaluation, and one row a run."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from model.schedules import Schedule
+from study.base.files import atomic_path
+from study.training.evaluation_rows import SCHEMA
+from study.training.measures import Measures
+from study.training.run_folder import RunFolder
+
+EVALUATIONS = pa.schema([*SCHEMA, ("arm", pa.string()), ("full_val_loss", pa.float64())])
+NUMBERS = (
+    "best_val_loss",
+    "best_step",
+    "final_val_loss",
+    "test_loss",
+    "best_full_val_loss",
+    "final_train_loss",
+    "train_loss_dropout_off",
+    "train_seconds",
+    "seconds_to_baseline",
+    "sampling_tokens_per_second",
+)
+"""What is compared of a run; test_loss is that of the weights at best_step."""
+RUNS = pa.schema(
+    [
+        ("arm", pa.string()),
+        ("seed", pa.int64()),
+        ("kind", pa.string()),
+        ("schedule", pa.string()),  # JSON
+        ("outcome", pa.string()),
+        ("reason", pa.string()),
+        *((name, pa.int64() if name == "best_step" else pa.float64()) for name in NUMBERS),
+        ("run_id", pa.string()),
+    ]
+)
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """Rows of EVALUATIONS and of RUNS: those of the arms, and of the constant rate's own sweep."""
+
+    evaluations: list[Row]
+    runs: list[Row]
+    sweep: list[Row]
+
+    def write(self, folder: Path) -> list[Path]:
+        """Writes the tables into a folder; returns their paths."""
+        paths = []
+        for name, rows, schema in self._tables():
+            with atomic_path(folder / name) as part:
+                pq.write_table(pa.Table.from_pylist(rows, schema=schema), part)
+            paths.append(folder / name)
+        return paths
+
+    def _tables(self) -> list[tuple[str, list[Row], pa.Schema]]:
+        return [
+            ("evaluations.parquet", self.evaluations, EVALUATIONS),
+            ("runs.parquet", self.runs, RUNS),
+            ("sweep.parquet", self.sweep, RUNS),
+        ]
+
+
+def read_results(folder: Path) -> Results:
+    """Reads what `Results.write` wrote."""
+    tables = (pq.read_table(folder / f"{name}.parquet").to_pylist() for name in ("evaluations", "runs", "sweep"))
+    evaluations, runs, sweep = tables
+    return Results(evaluations=evaluations, runs=runs, sweep=sweep)
+
+
+def is_complete(folder: RunFolder) -> bool:
+    """Whether a run has reached its end, all of it is measured, and its driver has heard of it and cleared up."""
+    rows = folder.rows()
+    ended = bool(rows) and rows[-1]["outcome"] is not None and not folder.resume.exists()
+    return ended and Measures.read(folder.path).test_loss is not None
+
+
+def run_rows(
+    folder: RunFolder,
+    measures: Measures,
+    *,
+    arm: str,
+    seed: int,
+    schedule: Schedule,
+    study: str | None = None,
+    reason: str | None = None,
+    run_id: str | None = None,
+) -> tuple[Row, list[Row]]:
+    """Returns a run's row and its evaluations'. One that has not reached its end has failed and has no numbers."""
+    evaluations = folder.rows()
+    completed = bool(evaluations) and evaluations[-1]["outcome"] is not None
+    outcome = "completed" if completed else "failed"
+    full = dict(measures.full_val_loss)
+    rows = [
+        row | {"study": study, "outcome": outcome, "arm": arm, "full_val_loss": full.get(row["step"])}
+        for row in evaluations
+    ]
+    d = schedule.to_dict()
+    run: Row = dict.fromkeys(RUNS.names) | {
+        "arm": arm, "seed": seed, "kind": d["kind"], "schedule": json.dumps(d), "outcome": outcome, "run_id": run_id,
+    }  # fmt: skip
+    if not completed:
+        return run | {"reason": reason or "it has not reached its end"}, rows
+    best, last = min(rows, key=lambda row: row["val_loss"]), rows[-1]
+    return run | measures.final() | {
+        "best_val_loss": best["val_loss"],
+        "best_step": best["step"],
+        "final_val_loss": last["val_loss"],
+        "best_full_val_loss": min(full.values(), default=None),
+        "final_train_loss": last["train_loss"],
+        "train_seconds": last["train_seconds"],
+    }, rows  # fmt: skip
+
+
+def with_times(results: Results, baseline: str) -> Results:
+    """Returns results with each run's seconds_to_baseline.
+
+    That is the training time at its first evaluation that is as good as the baseline's best with the same seed; None
+    if there is none, or no such run of the baseline.
+    """
+    target = {run["seed"]: run["best_val_loss"] for run in results.runs if run["arm"] == baseline}
+    reached: dict[tuple[str, int], float] = {}
+    for row in results.evaluations:
+        loss = target.get(row["seed"])
+        if loss is not None and row["val_loss"] <= loss:
+            key = row["arm"], row["seed"]
+            reached[key] = min(row["train_seconds"], reached.get(key, math.inf))
+    runs = [
+        run | {"seconds_to_baseline": reached.get((run["arm"], run["seed"])) if run["outcome"] == "completed" else None}
+        for run in results.runs
+    ]
+    return replace(results, runs=runs)
+
+
+def best_rate(sweep: Iterable[Mapping[str, Any]]) -> float | None:
+    """Returns the constant rate with the lowest mean best_val_loss in the rows of a sweep; None if no run ended.
+
+    Rates are compared on the same seeds: one of which a run failed is no candidate, unless this is so of all.
+    """
+    by_rate: dict[float, list[float]] = {}
+    for run in sweep:
+        if run["outcome"] == "completed":
+            by_rate.setdefault(json.loads(run["schedule"])["rate"], []).append(run["best_val_loss"])
+    most = max((len(losses) for losses in by_rate.values()), default=0)
+    candidates = {rate: sum(losses) / most for rate, losses in by_rate.items() if len(losses) == most}
+    return min(candidates, key=lambda rate: (candidates[rate], rate), default=None)
+
+
+def by_seed(runs: Sequence[Mapping[str, Any]], arm: str, metric: str) -> dict[int, float | None]:
+    """Returns a metric of an arm's completed runs, by seed."""
+    return {run["seed"]: run[metric] for run in runs if run["arm"] == arm and run["outcome"] == "completed"}

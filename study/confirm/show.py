@@ -1,0 +1,99 @@
+"""A verdict on the screen: the arms, the sentence, and the paper's table."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from study.engine.display import describe
+
+Summary = Mapping[str, Any] | None
+
+
+def show_verdict(verdict: Mapping[str, Any], console: Console) -> None:
+    """Prints what verdict.json says."""
+    console.print(_arms(verdict))
+    for name, other in verdict["same_as"].items():
+        _say(console, f"{name} is the same schedule as {other}")
+    for warning in verdict["warnings"]:
+        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
+    if verdict["published"]:
+        values = ", ".join(f"{value} ({who})" for who, value in verdict["published"].items())
+        _say(console, f"full_val_loss stands beside published best validation losses: {values}")
+    console.print()
+    _say(console, verdict["verdict"], style="bold")
+    if verdict["paper"]["claims"]:
+        console.print()
+        console.print(_paper(verdict))
+        _say(console, "Differences below are paired by seed, with 95 % intervals; p is not adjusted for their number.")
+        for claim in verdict["paper"]["claims"]:
+            _say(console, f"Claim: {claim['claim']}.", style="italic")
+            _say(console, f"  Found: {claim['found']}.")
+            _say(console, f"  Mechanism: {claim['mechanism']}.")
+
+
+def _arms(verdict: Mapping[str, Any]) -> Table:
+    table = _table("arms, mean and SD over seeds; differences of best val_loss from the best constant rate, with 95 %")
+    columns = ("arm", "schedule", "best val_loss", "at step", "final", "test", "full", "difference", "Holm p", "n")
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("arm", "schedule") else "right")
+    for arm in verdict["arms"]:
+        difference = arm["difference"]
+        table.add_row(
+            arm["arm"],
+            describe(arm["schedule"]),
+            _mean_sd(arm["best_val_loss"], ".4f"),
+            _mean(arm["best_step"], ",.0f"),
+            _mean(arm["final_val_loss"], ".3f"),
+            _mean(arm["test_loss"], ".3f"),
+            _mean(arm["best_full_val_loss"], ".4f"),
+            "baseline" if arm["arm"] == verdict["baseline"] else _difference(difference),
+            "" if difference is None or difference["p_holm"] is None else f"{difference['p_holm']:.2g}",
+            f"{arm['n']}" + (f" ({arm['failed']} failed)" if arm["failed"] else ""),
+            style="bold" if arm["arm"] == verdict["subject"] else None,
+        )
+    return table
+
+
+def _paper(verdict: Mapping[str, Any]) -> Table:
+    table = _table('the table of "dynamic dropout" (Yan & Shao 2024): mean and SD over seeds')
+    columns = {
+        "final training loss": ("final_train_loss", ".3f"),
+        "with dropout off": ("train_loss_dropout_off", ".3f"),
+        "best validation loss": ("best_val_loss", ".4f"),
+        "training time, s": ("train_seconds", ",.1f"),
+        "sampling, tokens/s": ("sampling_tokens_per_second", ",.0f"),
+    }
+    table.add_column("")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row in verdict["paper"]["rows"]:
+        table.add_row(row["label"], *(_mean_sd(row[name], digits) for name, digits in columns.values()))
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold")
+
+
+def _mean(summary: Summary, digits: str) -> str:
+    return "" if summary is None else f"{summary['mean']:{digits}}"
+
+
+def _mean_sd(summary: Summary, digits: str) -> str:
+    if summary is None or summary["sd"] is None:
+        return _mean(summary, digits)
+    return f"{summary['mean']:{digits}} +- {summary['sd']:{digits}}"
+
+
+def _difference(difference: Mapping[str, Any] | None) -> str:
+    if difference is None:
+        return ""
+    if difference["low"] is None:
+        return f"{difference['mean']:+.4f}"
+    return f"{difference['mean']:+.4f} ({difference['low']:+.4f} to {difference['high']:+.4f})"
+
+
+def _say(console: Console, line: str, style: str | None = None) -> None:
+    console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)

@@ -1,1 +1,0 @@
-"""Whether a schedule is really better: runs with fresh seeds, against controls, and what they say."""

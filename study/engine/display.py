@@ -1,0 +1,143 @@
+"""What a person sees of a study while it runs, and the table at its end."""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Table
+
+from study.base.names import Outcome
+
+
+def describe(schedule: Mapping[str, Any]) -> str:
+    """Returns a schedule in a few words: linear 0.31 to 0, constant 0.2, ..."""
+    kind, rest = schedule["kind"], {key: value for key, value in schedule.items() if key != "kind"}
+    if kind == "reversed":
+        return f"reversed {describe(rest['of'])}"
+    words = [kind]
+    if "initial_rate" in rest:
+        words.append(f"{rest.pop('initial_rate'):.3g} to {rest.pop('final_rate'):.3g}")
+    elif "rate" in rest:
+        words.append(f"{rest.pop('rate'):.3g}")
+    details = ", ".join(f"{key} {value:.3g}" for key, value in rest.items() if isinstance(value, int | float) and value)
+    return " ".join(words) + (f" ({details})" if details else "")
+
+
+class Display:
+    """The live line of a study on a terminal, and a line a trial; only the latter where there is no terminal."""
+
+    def __init__(
+        self,
+        console: Console,
+        trials: int,
+        steps: int,
+        ended: int = 0,
+        name: Callable[[int], str] = lambda number: f"trial {number}",
+    ) -> None:
+        self.console, self._name = console, name
+        self._trials, self._steps, self._before = trials, steps, ended
+        self._count: Counter[Outcome] = Counter()
+        self._reached: dict[int, int] = {}  # step of each running trial
+        self._schedules: dict[int, str] = {}
+        self._losses: dict[int, float] = {}
+        self._best: tuple[float, int] | None = None
+        self._started = time.monotonic()
+        self._live = Progress(
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._live.add_task("starting workers", total=trials * steps, completed=ended * steps)
+
+    def __enter__(self) -> "Display":
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def trial_started(self, number: int, schedule: Mapping[str, Any]) -> None:
+        """Notes a trial that begins."""
+        self._reached[number], self._schedules[number] = 0, describe(schedule)
+        self._refresh()
+
+    def trial_progressed(self, number: int, result: Mapping[str, Any]) -> None:
+        """Notes an evaluation."""
+        self._reached[number], self._losses[number] = result["step"], result["best_val_loss"]
+        if self._best is None or result["best_val_loss"] < self._best[0]:
+            self._best = (result["best_val_loss"], number)
+        self._refresh()
+
+    def trial_ended(self, number: int, outcome: Outcome, reason: str | None) -> None:
+        """Notes and prints how a trial ended."""
+        step = self._reached.pop(number)
+        self._count[outcome] += 1
+        loss = f"best_val_loss {self._losses[number]:.4f}" if number in self._losses else ""
+        ending = {
+            Outcome.COMPLETED: "completed",
+            Outcome.STOPPED_EARLY: f"stopped early at step {step}",
+            Outcome.FAILED: f"failed: {reason}",
+        }[outcome]
+        self._print(f"{self._name(number):10s} {self._schedules[number]:<44s} {loss:22s} {ending}")
+        self._refresh()
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _refresh(self) -> None:
+        ended = self._before + sum(self._count.values())
+        done = ended * self._steps + sum(self._reached.values())
+        share = (done - self._before * self._steps) / max(1, (self._trials - self._before) * self._steps)
+        elapsed = time.monotonic() - self._started
+        left = _clock(elapsed * (1 - share) / share) if share > 0.02 else "..."
+        best = f"  best {self._best[0]:.4f} ({self._name(self._best[1]).strip()})" if self._best else ""
+        words = [f"{len(self._reached)} running", f"{self._count[Outcome.COMPLETED]} done"]
+        if self._before:
+            words.append(f"{self._before} ended before")
+        words.append(f"{self._count[Outcome.STOPPED_EARLY]} stopped early")
+        if self._count[Outcome.FAILED]:
+            words.append(f"{self._count[Outcome.FAILED]} failed")
+        self._live.update(self._task, completed=done, description=f"{', '.join(words)}{best}  {left} left")
+
+
+def best_trials(trials: list[tuple[float, int, str, int]], console: Console, top: int = 5) -> None:
+    """Prints the best of the completed trials, given as (best_val_loss, number, schedule, best_step)."""
+    table = Table(title=f"best of {len(trials)} completed trials", title_justify="left", title_style="bold")
+    for column in ("trial", "schedule", "best_val_loss", "at step"):
+        table.add_column(column, justify="left" if column == "schedule" else "right")
+    for loss, number, schedule, step in sorted(trials)[:top]:
+        table.add_row(str(number), schedule, f"{loss:.4f}", str(step))
+    console.print(table)
+
+
+def duration(seconds: float) -> str:
+    """Returns a time in words: 40 s, 6 min, 2.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+class WarningsTo(logging.Handler):
+    """Shows our own warnings on a console, above its live line."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(
+            f"{record.levelname.lower()}: {record.getMessage()}", style="yellow", markup=False, soft_wrap=True
+        )

@@ -1,0 +1,1 @@
+"""Where a study lives: its folder, lock, storage, uploads and Optuna study."""

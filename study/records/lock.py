@@ -1,0 +1,106 @@
+"""A study belongs to one session at a time: the lock that it holds, and how the lock of a dead one is recognised."""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from study.base.errors import UserError
+from study.base.provenance import utc_now
+
+BEAT_SECONDS = 3.0
+SILENT_SECONDS = 12.0
+"""A session on another machine that has not counted up for this long is dead."""
+RECORD_BYTES = 512
+
+
+class StudyLock:
+    """Held by the session that may write a study, from its making to `release`, or until its process is gone.
+
+    The operating system's lock on the file decides wherever it reaches, since it vanishes with its process. Not every
+    shared file system passes it on to other machines: so the holder counts up in the file as well, and one on another
+    machine is dead when it does not. The clocks of two machines are never compared.
+
+    Args:
+        what: is locked, in a message.
+
+    Raises:
+        UserError: if another session holds it; says which.
+    """
+
+    def __init__(self, path: Path, what: str | None = None) -> None:
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written ({error.strerror}): the study needs a folder that can") from None
+        try:
+            self._take(what or f"study {path.parent.name}")
+        except BaseException:
+            os.close(self._file)
+            raise
+        self._record = {"pid": os.getpid(), "host": platform.node(), "since": utc_now()}
+        self._beats = 0
+        self._released = threading.Event()
+        self._writing = threading.Lock()
+        self._beat()
+        threading.Thread(target=self._count_up, name="study-lock", daemon=True).start()
+
+    def __enter__(self) -> "StudyLock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Lets another session have the study."""
+        with self._writing:
+            if not self._released.is_set():
+                self._released.set()
+                os.ftruncate(self._file, 0)
+                os.close(self._file)
+
+    def _take(self, what: str) -> None:
+        reaches = True
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _held(what, _read(self._file)) from None
+        except OSError:  # a file system without locks: the counting alone decides
+            reaches = False
+        holder = _read(self._file)
+        if holder and not (reaches and holder.get("host") == platform.node()):
+            deadline = time.monotonic() + SILENT_SECONDS
+            while time.monotonic() < deadline:
+                time.sleep(BEAT_SECONDS / 3)
+                if _read(self._file) not in (holder, {}):
+                    raise _held(what, holder)
+
+    def _count_up(self) -> None:
+        while not self._released.wait(BEAT_SECONDS):
+            self._beat()
+
+    def _beat(self) -> None:
+        self._beats += 1
+        record = json.dumps(self._record | {"beat": self._beats}).encode()
+        with self._writing, contextlib.suppress(OSError):  # a full disk does not touch the lock itself
+            if not self._released.is_set():
+                os.pwrite(self._file, record.ljust(RECORD_BYTES - 1) + b"\n", 0)
+
+
+def _read(file: int) -> dict[str, Any]:
+    """Returns who wrote last into a lock's file, and how far it had counted; nothing if it was released."""
+    try:
+        record = json.loads(os.pread(file, RECORD_BYTES, 0))
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _held(what: str, holder: dict[str, Any]) -> UserError:
+    who = f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}" if holder else "a session"
+    return UserError(f"{what} is being run by {who}: wait until it ends, or stop it first")

@@ -1,0 +1,54 @@
+"""The Optuna study that says which trials exist and how each ended: where it is stored, and its own terms."""
+
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from study.base.errors import UserError
+from study.base.names import Outcome
+from study.base.uris import redacted, sqlite_path
+from study.records.journal import KeptJournal
+
+METRIC = "best_val_loss"
+"""What Optuna minimises and ASHA compares, at equal steps."""
+STATES = {
+    Outcome.COMPLETED: TrialState.COMPLETE,
+    Outcome.STOPPED_EARLY: TrialState.PRUNED,
+    Outcome.FAILED: TrialState.FAIL,
+}
+SCHEDULE, KNOWN, REASON = "schedule", "known_good", "reason"
+"""User attributes of an Optuna trial: its schedule's dict, what a known good one is called, why it failed."""
+
+
+def open_storage(database: str | None, journal: Path) -> optuna.storages.BaseStorage:
+    """Opens the storage of an Optuna study: a database by its URL, or the journal in the study's folder."""
+    return optuna.storages.JournalStorage(KeptJournal(journal)) if database is None else open_database(database)
+
+
+def open_database(url: str) -> optuna.storages.BaseStorage:
+    """Opens an Optuna database. Raises UserError if it does not work."""
+    try:
+        return optuna.storages.RDBStorage(url)
+    except Exception as error:  # whatever the database's driver raises, it is the URL that does not work
+        reason = redacted((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
+        raise UserError(f"--optuna-storage {redacted(url)} cannot be used ({reason}): give a database URL") from None
+
+
+def check_database(url: str) -> None:
+    """Looks whether an Optuna database can be used, without creating an SQLite file. Raises UserError."""
+    path = sqlite_path(url)
+    if path is None or path.exists():
+        open_database(url)
+    elif not path.parent.is_dir():
+        raise UserError(f"--optuna-storage {url} cannot be used: there is no folder {path.parent}")
+
+
+def unfinished(study: optuna.Study) -> list[FrozenTrial]:
+    """Returns the trials that were begun and have no end: those that a resumed study goes on with."""
+    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+
+def finished(study: optuna.Study) -> list[FrozenTrial]:
+    """Returns the trials that have ended, however they did."""
+    return study.get_trials(deepcopy=False, states=tuple(STATES.values()))

@@ -1,0 +1,137 @@
+"""A study on disk: where each thing lies, and the config that a resumed study takes up again."""
+
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import yaml
+
+from model.checks import short
+from study.base.errors import UserError
+from study.base.files import PART
+from study.records.sealed_files import read_kept, write_kept
+from study.training.config import PRESETS, TrainingConfig
+from study.training.run_folder import RunFolder
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+LEAST = {"trials": 1, "seed": 0, "grace_steps": 1}
+CHOICES = {
+    "sampler": ("tpe", "random"),
+    "scheduler": ("asha", "none"),
+    "device": ("cpu", "cuda"),
+    "preset": tuple(PRESETS),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """What a study is, whatever machine it runs on.
+
+    Attributes:
+        grace_steps: what ASHA gives every trial before it may stop it.
+        tracking_uri: where MLflow was first, for `--resume`; hidden if it holds a password.
+        optuna_storage: likewise; None for the journal in the study's folder.
+        device: cuda or cpu: the numbers of one are not those of the other.
+    """
+
+    name: str
+    space: str
+    preset: str
+    trials: int
+    sampler: str
+    scheduler: str
+    seed: int
+    grace_steps: int
+    corpus_sha256: str
+    tracking_uri: str | None
+    optuna_storage: str | None
+    device: str
+    training: TrainingConfig
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the config as plain values."""
+        return asdict(self)
+
+
+class StudyFolder:
+    """The folder of one study, `studies/NAME` or under `--storage`."""
+
+    NOT_THE_DRIVERS = frozenset({"trials", "ray"})
+    """What in it the trials' workers keep in the storage themselves, and what is kept nowhere."""
+
+    def __init__(self, storage: Path, name: str) -> None:
+        if not NAME.fullmatch(name):
+            raise UserError(
+                f"the study's name {name!r:.120} must be letters, digits, '.', '_' and '-' only, at most 100 of them"
+            )
+        self.path = (storage / name).absolute()
+        self.config = self.path / "study.yaml"
+        self.lock = self.path / "study.lock"
+        self.journal = self.path / "optuna.journal"
+        self.spool = self.path / "mlflow.spool"
+        self.ray = self.path / "ray"
+        self.best_schedule = self.path / "best_schedule.yaml"
+        self.table = self.path / "trials.parquet"
+
+    def trial(self, number: int) -> RunFolder:
+        """Returns the folder of a trial, by its Optuna number."""
+        return RunFolder(self.path / trial_place(number))
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a study, or something else, is there; a session that died before it wrote the config left none."""
+        if not self.path.is_dir():
+            return self.path.exists()
+        return any(path != self.lock and not path.name.startswith(PART) for path in self.path.iterdir())
+
+    def make(self) -> None:
+        """Makes the folder, or clears an old one of files that were not finished. Raises UserError if it cannot."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for part in self.path.glob(f"{PART}*"):
+                shutil.rmtree(part)
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be made ({error.strerror}): give another --storage") from None
+
+    def write_config(self, config: StudyConfig) -> None:
+        """Writes the config. Raises UserError if it cannot be written."""
+        try:
+            write_kept(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
+        except OSError as error:
+            raise UserError(f"{self.config} cannot be written ({error.strerror}): make space for it") from None
+
+    def read_config(self) -> StudyConfig:
+        """Reads the config of a study that exists, from its copy if it is damaged. Raises UserError."""
+        try:
+            config = _parse(yaml.safe_load(read_kept(self.config)))
+            if config.name != self.path.name:
+                raise ValueError(f"it is the config of study {short(config.name)}")
+            return config
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(f"there is no study in {self.path} to go on with: leave --resume out to start it") from None
+        except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a UserError, bad UTF-8
+            raise UserError(f"{self.config} is damaged: {error}") from None
+
+
+def trial_place(number: int) -> Path:
+    """Returns where in its study's folder a trial's is."""
+    return Path("trials", f"{number:05d}")
+
+
+def _parse(d: Any) -> StudyConfig:
+    kinds = get_type_hints(StudyConfig)
+    if not isinstance(d, dict) or d.keys() != kinds.keys():
+        raise ValueError(f"it must be a mapping with the keys {', '.join(kinds)}")
+    training = TrainingConfig.from_dict(d["training"])
+    values = {key: value for key, value in d.items() if key != "training"}
+    for key, value in values.items():
+        allowed = get_args(kinds[key]) or (kinds[key],)
+        if not isinstance(value, allowed) or isinstance(value, bool):
+            raise ValueError(f"{key} must be a {allowed[0].__name__}, got {short(value)}")
+        if isinstance(value, int) and value < LEAST[key]:
+            raise ValueError(f"{key} must be at least {LEAST[key]}, got {value}")
+        if value not in CHOICES.get(key, (value,)):
+            raise ValueError(f"{key} must be one of {', '.join(CHOICES[key])}, got {short(value)}")
+    return StudyConfig(**values, training=training)

@@ -1,0 +1,179 @@
+"""What the report says in words: of the verdict, of what early losses told of the end, of edges and of failures."""
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from study.base.names import Outcome
+from study.engine.display import describe
+from study.report.data import Edge, Rung, Trial, ranked
+
+FEW = 8
+"""Trials below which a rank correlation is a hint and no more."""
+STRONG, WEAK = 0.7, 0.4
+"""Rank correlations from which early losses are said to tell the end, and below which not."""
+
+
+def count(n: int, thing: str) -> str:
+    """Returns "1 trial", "2 trials"."""
+    return f"{n:,} {thing}{'' if n == 1 else 's'}"
+
+
+def ordinal(n: int) -> str:
+    """Returns 1st, 2nd, 3rd, 4th."""
+    return f"{n}{'th' if 10 <= n % 100 <= 20 else {1: 'st', 2: 'nd', 3: 'rd'}.get(n % 10, 'th')}"
+
+
+def joined(parts: Sequence[str]) -> str:
+    """Returns "a, b and c"."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def duration(seconds: float) -> str:
+    """Returns a measured time: 40.1 s, 12.3 min, 11.0 h."""
+    if seconds < 600:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 36_000 else f"{seconds / 3600:.1f} h"
+
+
+def reason(trial: Trial) -> str:
+    """Returns why a trial failed, in a line."""
+    lines = (trial.note.reason or "").strip().splitlines()
+    return lines[0] if lines else "its reason was not kept"
+
+
+def outcome(trial: Trial) -> str:
+    """Returns how a trial ended."""
+    return trial.note.outcome.value.replace("_", " ") if trial.note.outcome else "no end yet"
+
+
+def trial_in_words(trial: Trial) -> str:
+    """Returns what is said of a trial where the pointer rests on it."""
+    loss = f", best_val_loss {trial.best_val_loss:.4f}" if trial.steps else ""
+    return f"trial {trial.number}: {describe(trial.schedule)}{loss}, {outcome(trial)}"
+
+
+def headline(verdict: str) -> tuple[str, str]:
+    """Splits a verdict into what it says and the figures that it rests on; there may be none."""
+    found = re.fullmatch(r"(.*?) \((95 % interval [^)]*)\)(?:; (.*)|(\..*))", verdict, re.DOTALL)
+    if found is None:
+        return verdict, ""
+    said, figures, aside, more = found.groups()
+    return said + (more or "."), f"{figures}{'; ' + aside if aside else '.'}"
+
+
+def unconfirmed(trials: Sequence[Trial]) -> tuple[str, str]:
+    """Returns what a search alone says: a sentence, and what it is worth."""
+    best_first = ranked(trials)
+    if not best_first:
+        return _no_winner(trials)
+    winner, n = best_first[0], len(best_first)
+    article = "an" if winner.kind[0] in "aeiou" else "a"
+    sentence = f"Not confirmed: {article} {winner.kind} schedule is the best of {n} completed trials, on one seed."
+    if n == 1:
+        sentence = f"Not confirmed: only one trial was completed, with {article} {winner.kind} schedule."
+    worth = (
+        f"Trial {winner.number}, {describe(winner.schedule)}, reached a best_val_loss of {winner.best_val_loss:.4f} "
+    )
+    worth += f"at step {winner.best_step:,}. "
+    if n > 1:
+        worth += f"The lowest of {n} is biased low: part of it is luck, and another seed would most likely give more. "
+    constants = [t for t in best_first if t.kind == "constant"]
+    if n > 1 and winner.kind == "constant":
+        worth += "It is a constant rate: no schedule of this study did better. "
+    elif n > 1 and constants:
+        gap = constants[0].best_val_loss - winner.best_val_loss
+        worth += (
+            f"The best constant rate here, {constants[0].schedule['rate']:.3g} (trial {constants[0].number}), reached "
+            f"{constants[0].best_val_loss:.4f}: {gap:.4f} more, on the same seed. "
+        )
+    return sentence, worth + "What holds, fresh seeds say:"
+
+
+def _no_winner(trials: Sequence[Trial]) -> tuple[str, str]:
+    failed = [t for t in trials if t.note.outcome is Outcome.FAILED]
+    if not trials or len(failed) < len(trials):
+        return "No answer yet: no trial has reached its end.", "There is no winner before a trial is completed."
+    if len(failed) == 1:
+        return "No answer: the only trial failed.", f"It failed so: {reason(failed[0])}"
+    return f"No answer: all {len(failed)} trials failed.", f"The first one failed so: {reason(failed[0])}"
+
+
+def confirm_command(name: str, storage: str | None) -> str:
+    """Returns the command that confirms a study."""
+    return f"python -m study.confirm --study {name} --seeds 5 --top 3{_where(storage)}"
+
+
+def resume_command(name: str, storage: str | None) -> str:
+    """Returns the command that goes on with a study."""
+    return f"python -m study.search --name {name} --resume{_where(storage)}"
+
+
+def _where(storage: str | None) -> str:
+    return f" --storage {shlex.quote(storage)}" if storage else ""
+
+
+def counted(trials: Sequence[Trial]) -> str:
+    """Returns how many trials there are, and how each ended."""
+    ends = Counter(outcome(t) for t in trials)
+    order = (*(o.value.replace("_", " ") for o in Outcome), "no end yet")
+    listed = [f"{ends[end]} {end}" for end in order if ends[end]]
+    return count(len(trials), "trial") + (f": {joined(listed)}" if listed else "")
+
+
+def grace_period(rungs: Sequence[Rung], evaluations: Sequence[Rung], scheduler: str) -> list[str]:
+    """Returns what the rungs say about the grace period, each with its figures."""
+    said = []
+    if scheduler != "asha":
+        said.append("This study stopped no trial early. ASHA, with the preset's grace period, would have looked here:")
+    for i, rung in enumerate(rungs):
+        which = f"Step {rung.step:,}{' (the end of the grace period)' if i == 0 else ''}: "
+        if rung.correlation is None:
+            said.append(f"{which}no rank correlation can be given, for {count(rung.completed, 'completed trial')}.")
+            continue
+        which += (
+            f"rank correlation {rung.correlation:.2f} with the end, over the {rung.completed} trials that reached it"
+        )
+        which += ". " if rung.completed >= FEW else ", so few that it is a hint and no more. "
+        if scheduler == "asha":
+            which += f"Of {rung.reached} trials that came here {rung.stopped} were stopped. "
+        if rung.winner_rank is not None:
+            which += f"The winner was {ordinal(rung.winner_rank)} of {rung.reached} here. "
+        said.append(which + _advice(rung, evaluations if i == 0 else []))
+    return said
+
+
+def _advice(rung: Rung, evaluations: Sequence[Rung]) -> str:
+    assert rung.correlation is not None
+    if rung.correlation < WEAK:
+        return (
+            "Losses here say little about the end: a longer grace period, or no early stopping, would cost time, but "
+            "lose no schedule for starting slowly."
+        )
+    if rung.correlation < STRONG:
+        return "Losses here say something about the end, but not which of two good trials is better."
+    since = None
+    for earlier in sorted((r for r in evaluations if r.step < rung.step), key=lambda r: -r.step):
+        if earlier.correlation is None or earlier.correlation < STRONG:
+            break
+        since = earlier.step
+    already = f" They do so from step {since:,} on." if since is not None else ""
+    return f"Losses here rank the trials much as the end does: there is no reason to wait longer.{already}"
+
+
+def same_schedules(same_as: Mapping[str, str]) -> str:
+    """Returns which arms stand for others that have the same schedule, given by the others' names."""
+    twins: dict[str, list[str]] = {}
+    for twin, arm in same_as.items():
+        twins.setdefault(arm, []).append(twin)
+    return "; ".join(f"{joined(names)}, with the schedule of {arm}" for arm, names in twins.items())
+
+
+def edge_warning(edge: Edge) -> str:
+    """Returns what an edge means."""
+    low = abs(edge.value - edge.low) <= abs(edge.high - edge.value)
+    where = "is" if edge.value == (edge.low if low else edge.high) else "is close to"
+    words = f"{edge.name} of the winner, {edge.value:.4g}, {where} the {'lower' if low else 'upper'} end of its range "
+    words += f"({edge.low:.4g} to {edge.high:.4g}): "
+    return words + ("there is nothing beyond." if edge.natural else "the best may lie outside. Widen the range.")

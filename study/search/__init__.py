@@ -1,0 +1,1 @@
+"""`python -m study.search`: the study itself, from its command line to its results."""

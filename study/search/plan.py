@@ -1,0 +1,231 @@
+"""From the options of a search to all that it needs; every mistake is found here, before anything is made."""
+
+import logging
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import optuna
+
+from search_spaces import SPACES
+from study.base.cli import flag
+from study.base.errors import UserError
+from study.base.uris import HIDDEN, absolute, kept, redacted
+from study.corpus import Corpus, corpus_id, load_corpus
+from study.engine.cluster import Slots, cluster_gpus, share_out, start_ray
+from study.engine.memory_check import Estimate, check_memory, try_out
+from study.engine.node_checks import check_nodes
+from study.engine.searcher import open_optuna_study
+from study.engine.shared_corpus import SharedCorpus, share
+from study.records.journal import mend
+from study.records.lock import StudyLock
+from study.records.optuna_study import check_database, finished, open_database, open_storage
+from study.records.sealed_files import copy_of
+from study.records.storage import Storage
+from study.records.study_layout import StudyConfig, StudyFolder
+from study.records.uploads import Mirror, check_not_held_elsewhere
+from study.search.options import MACHINE_FIELDS, SearchOptions
+from study.tracking.client import check, has_experiment, tracking_uri
+from study.tracking.writer import is_settled
+from study.training.config import PRESETS, TrainingConfig
+from study.training.trainer import check_fits
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a session runs, and with what; `lock` is that of a study that exists already."""
+
+    config: StudyConfig
+    storage: Storage
+    folder: StudyFolder
+    mirror: Mirror
+    corpus: Corpus
+    shared_corpus: SharedCorpus
+    slots: Slots
+    estimate: Estimate
+    uri: str
+    database: str | None
+    time_budget: float | None
+    lock: StudyLock | None
+
+
+def make_plan(options: SearchOptions, given: Mapping[str, Any]) -> Plan | None:
+    """Checks the options, starts Ray, and tries out what a trial takes; None if the study has all its trials.
+
+    Args:
+        given: those of the options that stand on the command line.
+
+    Raises:
+        UserError: a mistake, found before any store, folder or run is made.
+    """
+    storage = Storage(options.storage)
+    storage.check()
+    old = _old_config(storage, options, given) if options.resume else None
+    if old is None and options.name is not None:
+        _check_unused(storage, options.name)
+    if old is None:
+        return _plan(storage, options, None, None)
+    folder = StudyFolder(storage.folder, old.name)
+    check_not_held_elsewhere(storage, folder.lock, f"study {old.name}")
+    lock = StudyLock(folder.lock)
+    plan = None
+    try:
+        _mirror(storage, folder).fetch()
+        mend(folder.journal)
+        plan = _plan(storage, options, old, lock)
+        return plan
+    finally:
+        if plan is None:
+            lock.release()
+
+
+def _plan(storage: Storage, options: SearchOptions, old: StudyConfig | None, lock: StudyLock | None) -> Plan | None:
+    uri = tracking_uri(options.tracking_uri or _unless_hidden(old.tracking_uri if old else None))
+    _check_tracking(uri, must_answer=old is None or options.tracking_uri is not None)
+    database = options.optuna_storage or _unless_hidden(old.optuna_storage if old else None)
+    database = absolute(database) if database else None
+    if database is not None:
+        check_database(database)
+    if old is not None and _is_settled(storage, old, options, database):
+        return None
+    corpus = load_corpus(old.training.corpus if old else options.corpus)
+    if old is not None and old.corpus_sha256 != corpus.sha256:
+        raise UserError(f"corpus {old.training.corpus} has changed since the study began: put its old text back")
+    if old is None and options.preset is not None:
+        check_fits(_training(options, options.preset), corpus)  # before Ray takes its seconds
+    start_ray(options.address)
+    check_nodes(storage, uri)
+    on_cpu = old is not None and old.device == "cpu"
+    gpus = (0 if on_cpu else cluster_gpus()) if options.gpus is None else options.gpus
+    config = old or _new_config(options, gpus, corpus, uri, database)
+    config = replace(config, trials=options.trials or config.trials)
+    check_fits(config.training, corpus)
+    slots = share_out(gpus, options.trials_per_gpu, config.trials, fixed=options.gpus is not None)
+    shared_corpus = share(corpus)
+    on_cuda = PRESETS[config.preset].on_cuda if old is None else {}
+    estimate = try_out(slots, config.training, on_cuda, shared_corpus)
+    check_memory(estimate, options.trials_per_gpu)
+    if old is not None and estimate.device != old.device:
+        raise UserError(f"study {old.name} trains on {old.device}, and here is {estimate.device} only: see --gpus")
+    if old is None:
+        _check_unused(storage, config.name)
+        machine = dict(on_cuda) if estimate.device == "cuda" else {}
+        training = replace(config.training, threads=slots.threads, **machine)
+        config = replace(config, training=training, device=estimate.device)
+    if database is not None and old is None and config.name in optuna.get_all_study_names(open_database(database)):
+        raise _in_use(config.name, f"an Optuna study in {redacted(database)}")
+    if old is None and has_experiment(uri, config.name):
+        raise _in_use(config.name, f"an MLflow experiment at {redacted(uri)}")
+    folder = StudyFolder(storage.folder, config.name)
+    if old is None and storage.is_remote:
+        shutil.rmtree(folder.path, ignore_errors=True)  # a copy of a study that the store no longer has
+    return Plan(
+        config=config,
+        storage=storage,
+        folder=folder,
+        mirror=_mirror(storage, folder),
+        corpus=corpus,
+        shared_corpus=shared_corpus,
+        slots=slots,
+        estimate=estimate,
+        uri=uri,
+        database=database,
+        time_budget=options.time_budget,
+        lock=lock,
+    )
+
+
+def _check_tracking(uri: str, must_answer: bool) -> None:
+    """Raises UserError if the store cannot be used; a study that goes on may find its server down, and waits for it."""
+    try:
+        check(uri, create=True)
+    except UserError as error:
+        if must_answer or not uri.startswith(("http://", "https://")):
+            raise
+        log.warning("%s: the study goes on, and what MLflow should have is kept on disk", str(error).partition(" (")[0])
+
+
+def _old_config(storage: Storage, options: SearchOptions, given: Mapping[str, Any]) -> StudyConfig:
+    assert options.name is not None  # SearchOptions checks it
+    folder = StudyFolder(storage.folder, options.name)
+    if storage.is_remote:
+        if not storage.holds(folder.config):
+            raise UserError(f"there is no study {options.name} in {storage.uri} to go on with: leave --resume out")
+        storage.fetch_all(path for path in (folder.config, copy_of(folder.config)) if storage.holds(path))
+    old = folder.read_config()
+    if old.space not in SPACES:
+        raise UserError(f"study {old.name} has the space {old.space!r:.60}, and there are {', '.join(SPACES)} only")
+
+    is_now = asdict(options) | {"corpus": corpus_id(options.corpus)}
+    is_now["optuna_storage"] = absolute(options.optuna_storage or "")
+    was = asdict(old) | {"corpus": old.training.corpus, "steps": old.training.steps}
+    for name in given:
+        if name not in MACHINE_FIELDS and HIDDEN != was[name] != is_now[name]:
+            raise UserError(
+                f"{flag(name)} {redacted(str(is_now[name]))} contradicts the study, which has {was[name]}: leave it out"
+            )
+    if old.tracking_uri == HIDDEN and not (options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")):
+        raise UserError("the tracking URI of the study held a password, which is not kept: set MLFLOW_TRACKING_URI")
+    if old.optuna_storage == HIDDEN and not options.optuna_storage:
+        raise UserError("the --optuna-storage of the study held a password, which is not kept: give it again")
+    return old
+
+
+def _mirror(storage: Storage, folder: StudyFolder) -> Mirror:
+    return Mirror(storage, folder.path, skip=folder.NOT_THE_DRIVERS)
+
+
+def _unless_hidden(uri: str | None) -> str | None:
+    return None if uri == HIDDEN else uri
+
+
+def _check_unused(storage: Storage, name: str) -> None:
+    folder = StudyFolder(storage.folder, name)
+    if storage.holds(folder.path) if storage.is_remote else folder.in_use:
+        raise _in_use(name, f"it is in {storage.uri}" if storage.is_remote else f"the folder {folder.path}")
+    existing = next(parent for parent in folder.path.parents if parent.exists())
+    if not os.access(existing, os.W_OK):
+        raise UserError(f"--storage {storage.uri} cannot be written ({existing}): give a folder that can")
+
+
+def _is_settled(storage: Storage, old: StudyConfig, options: SearchOptions, database: str | None) -> bool:
+    folder = StudyFolder(storage.folder, old.name)
+    study = open_optuna_study(open_storage(database, folder.journal), old.name, old.sampler, old.seed)
+    return len(finished(study)) >= (options.trials or old.trials) and is_settled(folder.spool)
+
+
+def _new_config(options: SearchOptions, gpus: int, corpus: Corpus, uri: str, database: str | None) -> StudyConfig:
+    name = options.preset or ("shakespeare_char" if gpus else "laptop")
+    training = _training(options, name)
+    interval = training.eval_interval  # ASHA looks at evaluations
+    grace = max(interval, math.floor(PRESETS[name].grace_share * training.steps / interval) * interval)
+    return StudyConfig(
+        name=options.name or f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}",
+        space=options.space,
+        preset=name,
+        trials=options.trials or PRESETS[name].trials,
+        sampler=options.sampler,
+        scheduler=options.scheduler,
+        seed=options.seed,
+        grace_steps=min(grace, training.steps),
+        corpus_sha256=corpus.sha256,
+        tracking_uri=kept(uri),
+        optuna_storage=kept(database),
+        device="cpu",  # until it is tried out
+        training=training,
+    )
+
+
+def _training(options: SearchOptions, preset: str) -> TrainingConfig:
+    training = replace(PRESETS[preset].training, seed=options.seed, corpus=corpus_id(options.corpus))
+    return training if options.steps is None else replace(training, steps=options.steps)
+
+
+def _in_use(name: str, what: str) -> UserError:
+    return UserError(f"--name {name} is in use ({what}): add --resume to go on with it, or give another name")

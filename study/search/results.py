@@ -1,0 +1,150 @@
+"""What a study leaves behind: the table of all evaluations, the best schedule, and what its model writes."""
+
+import logging
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+
+from study.base.names import CHECKPOINT, PARENT_RUN
+from study.base.provenance import facts
+from study.base.uris import redacted
+from study.engine.cluster import stop_ray
+from study.engine.display import best_trials, describe
+from study.engine.runner import Stop
+from study.records.expected_files import wait_for_all
+from study.records.optuna_study import REASON, SCHEDULE, finished
+from study.records.study_layout import StudyFolder
+from study.records.trial_table import table
+from study.search.plan import Plan
+from study.search.winner import winning_file, write_sample
+from study.tracking.deadline import SEND_SECONDS, SEND_SECONDS_INTERRUPTED
+from study.tracking.view import view_path
+from study.tracking.writer import StudyWriter
+from study.training.evaluation_rows import write_parquet
+from study.training.schedule_file import read_schedule_file
+
+log = logging.getLogger(__name__)
+
+
+def finish(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Console, stop: Stop) -> int:
+    """Writes a study's results into its folder and MLflow, and prints them; returns the exit status."""
+    config, folder = plan.config, plan.folder
+    patience = stop.shortened(writer.patience(SEND_SECONDS), SEND_SECONDS_INTERRUPTED)
+    trials = finished(study)
+    completed = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    whole = len(trials) >= config.trials
+    if stop.interrupted:
+        if not bring_evaluations(plan, study, SEND_SECONDS_INTERRUPTED, patience=SEND_SECONDS_INTERRUPTED):
+            completed, whole = [], False  # what is in a store that is away is left to --resume
+    else:
+        bring_evaluations(plan, study, SEND_SECONDS)
+    write_parquet(table(folder, study), folder.table)
+    writer.artifacts(PARENT_RUN, [folder.config, folder.table])
+    if folder.journal.exists():  # with it, a report can be made from MLflow alone
+        writer.artifacts(PARENT_RUN, [folder.journal])
+    if completed:
+        winner = min(completed, key=lambda trial: (trial.value, trial.number))
+        writer.flush(patience)  # the file is to name the winner's run
+        sample = _write_winner(plan, winner, writer)
+        writer.log(PARENT_RUN, len(trials), {"best_val_loss": _value(winner)})
+        writer.artifacts(PARENT_RUN, [folder.best_schedule])
+        writer.artifacts(winner.number, [folder.trial(winner.number).sample], CHECKPOINT)
+    report = None if stop.interrupted else _write_report(plan, study, writer, console)
+    writer.end_study("KILLED" if stop.interrupted else "FINISHED" if completed else "FAILED")
+    stop_ray()  # takes its second while the last is sent
+    sent = writer.close(patience)
+
+    if not sent:
+        console.print("MLflow has not taken all yet: what it lacks is kept, and sent by --resume", style="yellow")
+    if completed:
+        best_trials(
+            [
+                (_value(trial), trial.number, describe(trial.user_attrs[SCHEDULE]), _best_step(folder, trial))
+                for trial in completed
+            ],
+            console,
+        )
+        _say(console, f"The winner writes:\n{sample.strip()[:300]}\n")
+        python = _relative(Path(sys.executable))
+        _say(console, f"best schedule    {_relative(folder.best_schedule)}")
+        _say(console, f"train with it    {python} -m study.train --schedule {_relative(folder.best_schedule)}")
+        _say(console, f"see the trials   {_ui(plan.uri, writer.experiment_id or '')}")
+    if report is not None:
+        _say(console, f"report           {_relative(report)}")
+    if not whole:
+        resume = f"{_relative(Path(sys.executable))} -m study.search --name {config.name} --resume"
+        if plan.storage.uri != str(Path("studies").absolute()):
+            storage = plan.storage.uri if plan.storage.is_remote else _relative(Path(plan.storage.uri))
+            resume += f" --storage {shlex.quote(storage)}"
+        _say(console, f"{len(trials)} of {config.trials} trials have ended. To go on: {resume}")
+    if stop.interrupted:
+        return 130
+    if completed:
+        return 0
+    reason = next((trial.user_attrs[REASON] for trial in trials if REASON in trial.user_attrs), "the time was over")
+    print(f"error: no trial of study {config.name} was completed: {reason.splitlines()[0]}", file=sys.stderr)
+    return 1
+
+
+def bring_evaluations(plan: Plan, study: optuna.Study, seconds: float, patience: float | None = None) -> bool:
+    """Copies the evaluations of all trials here from an object store: see `wait_for_all`."""
+    seen = {t.number: max(t.intermediate_values) for t in study.get_trials(deepcopy=False) if t.intermediate_values}
+    steps = {plan.folder.trial(number): step for number, step in seen.items()}
+    return wait_for_all(plan.storage, steps, seconds, patience)
+
+
+def _write_winner(plan: Plan, winner: FrozenTrial, writer: StudyWriter) -> str:
+    run = plan.folder.trial(winner.number)
+    with plan.storage.present(run.config), plan.storage.present(run.weights):
+        winning_file(
+            read_schedule_file(run.config),
+            study=plan.config.name,
+            trial=winner.number,
+            run_id=writer.runs.get(winner.number),
+            val_losses=[(row["step"], row["val_loss"]) for row in run.rows()],
+            facts=facts(plan.corpus.sha256),
+        ).write(plan.folder.best_schedule)
+        return write_sample(run, plan.corpus)
+
+
+def _write_report(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Console) -> Path | None:
+    try:
+        with console.status("making the report"):
+            from study.report.write import report_session  # what draws takes seconds to import
+
+            return report_session(plan.config, plan.folder, study, plan.uri, writer)
+    except Exception as error:  # the study is over and kept, and study.report can be asked again
+        log.warning("the report could not be made: %s: %s", type(error).__name__, error)
+        return None
+
+
+def _value(completed: FrozenTrial) -> float:
+    assert completed.value is not None  # Optuna refuses to complete a trial without
+    return completed.value
+
+
+def _best_step(folder: StudyFolder, trial: FrozenTrial) -> int:
+    return int(min(folder.trial(trial.number).rows(), key=lambda row: row["val_loss"])["step"])
+
+
+def _relative(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _ui(uri: str, experiment_id: str) -> str:
+    if uri.startswith("http"):
+        return redacted(uri).rstrip("/") + view_path(experiment_id)
+    mlflow = "mlflow" if shutil.which("mlflow") else f"{_relative(Path(sys.executable))} -m mlflow"
+    bare = uri == f"sqlite:///{Path('mlflow.db').absolute()}"
+    named = shlex.quote(uri) if redacted(uri) == uri else '"$MLFLOW_TRACKING_URI"'  # it holds a password
+    store = "" if bare else f" --backend-store-uri {named}"
+    return f"{mlflow} ui{store}\n                 then open http://127.0.0.1:5000{view_path(experiment_id)}"
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,71 @@
+"""Evaluations as rows: the one form that metrics.jsonl and trials.parquet share."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from study.base.files import atomic_path
+from study.training.trainer import Trainer
+
+SCHEMA = pa.schema(
+    [
+        ("study", pa.string()),
+        ("trial", pa.int64()),
+        ("kind", pa.string()),
+        ("schedule", pa.string()),  # JSON
+        ("step", pa.int64()),
+        ("progress", pa.float64()),
+        ("dropout_rate", pa.float64()),
+        ("train_loss", pa.float64()),
+        ("val_loss", pa.float64()),
+        ("best_val_loss", pa.float64()),
+        ("learning_rate", pa.float64()),
+        ("tokens_per_second", pa.float64()),
+        ("train_seconds", pa.float64()),
+        ("outcome", pa.string()),
+        ("seed", pa.int64()),
+    ]
+)
+METRICS = (
+    "train_loss",
+    "val_loss",
+    "best_val_loss",
+    "dropout_rate",
+    "learning_rate",
+    "tokens_per_second",
+    "train_seconds",
+)
+"""The columns that are metrics: the same names in Tune, Optuna, MLflow, files and report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """Whose rows these are; a run outside a study has no study and no trial."""
+
+    study: str | None = None
+    trial: int | None = None
+
+
+def rows(trainer: Trainer, labels: Labels) -> list[dict[str, Any]]:
+    """Returns one row an evaluation so far; `outcome` is completed in the last one of a run that reached its end."""
+    schedule = trainer.schedule.to_dict()
+    common = {
+        "study": labels.study,
+        "trial": labels.trial,
+        "kind": schedule["kind"],
+        "schedule": json.dumps(schedule),
+        "outcome": "completed" if trainer.step == trainer.config.steps else None,
+        "seed": trainer.config.seed,
+    }
+    records = (common | progress.to_dict() for progress in trainer.history)
+    return [{name: record[name] for name in SCHEMA.names} for record in records]
+
+
+def write_parquet(table: list[dict[str, Any]], path: Path) -> None:
+    """Writes rows as trials.parquet."""
+    with atomic_path(path) as part:
+        pq.write_table(pa.Table.from_pylist(table, schema=SCHEMA), part)

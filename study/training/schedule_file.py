@@ -1,0 +1,90 @@
+"""Schedule files: a schedule, the training config that it was found with, and where it comes from, as YAML."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from model.checks import short
+from model.schedules import Schedule, from_dict
+from study.base.errors import UserError
+from study.base.files import atomic_path
+from study.training.config import TrainingConfig
+
+FORMAT = "dynamic-dropout-schedule"
+VERSION = 1
+MAX_BYTES = 1_000_000
+_KEYS = ("format", "schedule", "training", "provenance")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleFile:
+    """What a schedule file says. One written by hand has a format and a schedule, and no more."""
+
+    schedule: Schedule
+    training: TrainingConfig | None = None
+    provenance: dict[str, Any] | None = None
+
+    def to_yaml(self) -> str:
+        """Returns the file's text."""
+        parts = {
+            "format": f"{FORMAT}/{VERSION}",
+            "schedule": self.schedule.to_dict(),
+            "training": self.training and asdict(self.training),
+            "provenance": self.provenance,
+        }
+        text: str = yaml.safe_dump({k: v for k, v in parts.items() if v is not None}, sort_keys=False, width=120)
+        return text
+
+    def write(self, path: Path) -> None:
+        """Writes the file, whole or not at all."""
+        with atomic_path(path, durable=True) as part:
+            part.write_text(self.to_yaml(), encoding="utf-8")
+
+
+def read_schedule_file(path: Path) -> ScheduleFile:
+    """Reads a schedule file.
+
+    Raises:
+        UserError: if it cannot be read, is malformed, of a newer format, or has an unknown key.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"schedule file {path} cannot be read: {error.strerror}") from None
+    if len(raw) > MAX_BYTES:
+        raise UserError(f"schedule file {path} is larger than {MAX_BYTES} bytes: this is no schedule file")
+    try:
+        d = yaml.safe_load(raw)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none, bad UTF-8
+        raise UserError(f"schedule file {path} is not YAML: {error}") from None
+    try:
+        return _parse(d)
+    except ValueError as error:
+        raise UserError(f"schedule file {path}: {error}") from None
+
+
+def _parse(d: Any) -> ScheduleFile:
+    if not isinstance(d, dict):
+        raise ValueError(f"must be a mapping with the keys {', '.join(_KEYS)}, got a {type(d).__name__}")
+    given = d.get("format")
+    name, _, version = given.partition("/") if isinstance(given, str) else ("", "", "")
+    if name != FORMAT or not (version.isascii() and version.isdecimal()) or not version.strip("0"):
+        raise ValueError(f"format must be {FORMAT}/{VERSION}, got {short(d.get('format'))}")
+    if int(version[:9]) > VERSION:
+        raise ValueError(f"format is {short(d['format'])}, newer than {FORMAT}/{VERSION}: upgrade this tool")
+    if unknown := [key for key in d if key not in _KEYS]:
+        raise ValueError(f"unknown key {short(unknown[0])}: it may have {', '.join(_KEYS)}")
+    if "schedule" not in d:
+        raise ValueError("it has no schedule")
+    provenance = d.get("provenance")
+    if provenance is not None and not isinstance(provenance, dict):
+        raise ValueError(f"provenance must be a mapping, got {short(provenance)}")
+    training = d.get("training")
+    return ScheduleFile(
+        schedule=from_dict(d["schedule"]),
+        training=None if training is None else TrainingConfig.from_dict(training),
+        provenance=provenance,
+    )

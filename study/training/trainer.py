@@ -1,0 +1,269 @@
+"""The training loop: a generator of progress records that knows nothing of Ray, Optuna or MLflow."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.dropout import set_dropout_rate
+from model.gpt import GPT, GPTConfig
+from model.schedules import Schedule, from_dict
+from study.base.errors import DivergenceError, UserError
+from study.corpus import Corpus
+from study.training.config import TrainingConfig
+from study.training.evaluation import Windows, mean_loss, windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What one evaluation found. Steps count from 0: this one is taken before the update `step`.
+
+    Attributes:
+        progress: the share of the steps done.
+        dropout_rate: the one that the update `step` uses, as is `learning_rate`.
+        train_loss: mean over the updates since the last evaluation, dropout on; at step 0 the first batch's.
+        val_loss: nats per token over fixed windows of the validation split, dropout off.
+        best_val_loss: the lowest so far, and `best_step` when it was.
+        tokens_per_second: of the training since the last evaluation; 0 at step 0.
+        train_seconds: of training so far, without evaluation and compilation, summed over restarts.
+        time_ms: when, in milliseconds since the epoch; the same again when it is repeated after a restart.
+    """
+
+    step: int
+    progress: float
+    dropout_rate: float
+    train_loss: float
+    val_loss: float
+    best_val_loss: float
+    best_step: int
+    learning_rate: float
+    tokens_per_second: float
+    train_seconds: float
+    time_ms: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as a plain dict."""
+        return asdict(self)
+
+
+class Trainer:
+    """One training run. Owns torch's default generators and thread count while it runs: one at a time a process."""
+
+    def __init__(self, config: TrainingConfig, schedule: Schedule, corpus: Corpus, device: str = "cpu") -> None:
+        check_fits(config, corpus)
+        self.config, self.device = config, torch.device(device)
+        self.schedule = from_dict(schedule.to_dict())  # with a state of its own
+        torch.set_num_threads(config.threads)
+        if self.device.type == "cuda":  # on a CPU the same setting would allow other products
+            torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+        torch.manual_seed(config.seed)
+        self.data_generator = torch.Generator().manual_seed(config.seed)
+        self.model = GPT(gpt_config(config, len(corpus.vocab))).to(self.device)
+        self.forward: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = (
+            torch.compile(self.model, dynamic=False) if config.compile else self.model
+        )
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": [p for p in self.model.parameters() if p.dim() >= 2], "weight_decay": config.weight_decay},
+                {"params": [p for p in self.model.parameters() if p.dim() < 2], "weight_decay": 0.0},
+            ],
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            fused=True,
+        )
+        train = corpus.split("train")[: config.train_chars or None]
+        self._train_tokens = torch.from_numpy(np.array(train)).to(self.device)
+        self.val_windows = windows(corpus.split("val"), config, self.device)
+        self.step = 0
+        self.train_seconds = 0.0
+        self.history: list[Progress] = []
+
+    @property
+    def best(self) -> Progress | None:
+        """The evaluation with the lowest validation loss so far."""
+        return min(self.history, key=lambda p: p.val_loss, default=None)
+
+    def run(self, on_step: Callable[[int], None] | None = None) -> Iterator[Progress]:
+        """Trains to the end, from where it stands; yields each evaluation, the first at step 0.
+
+        `on_step` is called with the number of steps done after each. Raises DivergenceError.
+        """
+        if self.config.compile:
+            self._compile()
+        if not self.history:
+            yield self._evaluate(self._first_loss())
+        while self.step < self.config.steps:
+            interval = self.config.eval_interval
+            n = min(interval - self.step % interval, self.config.steps - self.step)
+            started = time.perf_counter()
+            train_loss = self.train_steps(n, on_step)
+            seconds = time.perf_counter() - started
+            self.train_seconds += seconds
+            yield self._evaluate(train_loss, n * self.config.batch_size * self.config.block_size / seconds)
+
+    def train_steps(self, n: int, on_step: Callable[[int], None] | None = None) -> float:
+        """Makes `n` updates; returns their mean loss, dropout on."""
+        loss_sum = torch.zeros((), device=self.device)
+        for _ in range(n):
+            loss_sum += self._train_step()
+            if on_step is not None:
+                on_step(self.step)
+        return loss_sum.item() / n  # waits for the device
+
+    def validate(self) -> float:
+        """Returns the loss on the validation windows that the config names."""
+        return self.mean_loss(self.val_windows)
+
+    def mean_loss(self, windows: Windows) -> float:
+        """Returns the cross-entropy in nats per token over `windows`, dropout off: the same for the same weights."""
+        self.model.eval()
+        with self._autocast():
+            loss = mean_loss(lambda x, y: self.forward(x, y)[1], windows, self.config.batch_size)
+        self.model.train()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all that a bit-identical continuation needs, as tensors and plain values."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "torch_generator": torch.get_rng_state(),
+            "cuda_generator": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
+            "data_generator": self.data_generator.get_state(),
+            "schedule": self.schedule.state_dict(),
+            "step": self.step,
+            "train_seconds": self.train_seconds,
+            "history": [p.to_dict() for p in self.history],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned, right after an evaluation."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["torch_generator"])
+        if self.device.type == "cuda" and state["cuda_generator"] is not None:
+            torch.cuda.set_rng_state(state["cuda_generator"])
+        self.data_generator.set_state(state["data_generator"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.step, self.train_seconds = state["step"], state["train_seconds"]
+        self.history = [Progress(**p) for p in state["history"]]
+
+    def _train_step(self) -> Tensor:
+        config, progress = self.config, self.step / self.config.steps
+        set_dropout_rate(self.model, self.schedule.rate(progress))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config, self.step)
+        with self._autocast():
+            _, loss = self.forward(*self._batch())
+        loss.backward()
+        if config.gradient_clip:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return loss.detach()
+
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        T = self.config.block_size
+        high = len(self._train_tokens) - T
+        starts = torch.randint(high, (self.config.batch_size,), generator=self.data_generator)
+        positions = starts[:, None] + torch.arange(T + 1)  # (B, T + 1)
+        sequences = self._train_tokens[positions.to(self.device, non_blocking=True)].long()
+        return sequences[:, :-1].contiguous(), sequences[:, 1:].contiguous()
+
+    def _compile(self) -> None:
+        """Compiles all graphs, with dropout and without, and leaves every generator and gradient as it was."""
+        data_state = self.data_generator.get_state()
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            for rate in (0.1, 0.0):
+                set_dropout_rate(self.model, rate)
+                with self._autocast():
+                    _, loss = self.forward(*self._batch())
+                loss.backward()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.data_generator.set_state(data_state)
+        self.validate()
+
+    def _first_loss(self) -> float:
+        """Returns the loss of the first batch with dropout on, and leaves every generator as it was."""
+        data_state = self.data_generator.get_state()
+        devices = [self.device] if self.device.type == "cuda" else []
+        set_dropout_rate(self.model, self.schedule.rate(0.0))
+        with torch.random.fork_rng(devices=devices), torch.no_grad(), self._autocast():
+            _, loss = self.model(*self._batch())
+        self.data_generator.set_state(data_state)
+        return float(loss)
+
+    def _evaluate(self, train_loss: float, tokens_per_second: float = 0.0) -> Progress:
+        val_loss = self.validate()
+        for name, loss in (("train_loss", train_loss), ("val_loss", val_loss)):
+            if not math.isfinite(loss):
+                raise DivergenceError(f"{name} is {loss} at step {self.step}")
+        self.schedule.observe(val_loss)
+        best = self.best
+        if best is None or val_loss < best.val_loss:
+            best_val_loss, best_step = val_loss, self.step
+        else:
+            best_val_loss, best_step = best.val_loss, best.step
+        progress = self.step / self.config.steps
+        record = Progress(
+            step=self.step,
+            progress=progress,
+            dropout_rate=self.schedule.rate(progress),
+            train_loss=train_loss,
+            val_loss=val_loss,
+            best_val_loss=best_val_loss,
+            best_step=best_step,
+            learning_rate=learning_rate(self.config, self.step),
+            tokens_per_second=tokens_per_second,
+            train_seconds=self.train_seconds,
+            time_ms=int(time.time() * 1000),
+        )
+        self.history.append(record)
+        return record
+
+    def _autocast(self) -> Any:
+        if self.config.dtype == "bfloat16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+
+def gpt_config(config: TrainingConfig, vocab_size: int) -> GPTConfig:
+    """Returns the model's shape."""
+    return GPTConfig(
+        vocab_size=vocab_size,
+        block_size=config.block_size,
+        n_layer=config.n_layer,
+        n_head=config.n_head,
+        n_embd=config.n_embd,
+        bias=config.bias,
+    )
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """Returns the learning rate of the update `step`: linear warm-up, then half a cosine to the minimum."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / (config.warmup_steps + 1)
+    share = min(1.0, (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps))
+    low, high = config.min_learning_rate, config.learning_rate
+    return low + (high - low) * (1 + math.cos(math.pi * share)) / 2
+
+
+def check_fits(config: TrainingConfig, corpus: Corpus) -> None:
+    """Raises UserError if a split of the corpus is shorter than a context and the token after it."""
+    sizes = {name: len(corpus.split(name)) for name in ("train", "val", "test")}
+    if config.train_chars:
+        sizes["train"] = min(sizes["train"], config.train_chars)
+    name = min(sizes, key=lambda name: sizes[name])
+    if sizes[name] <= config.block_size:
+        raise UserError(
+            f"corpus {config.corpus} is too short: its {name} split has {sizes[name]} characters and a context needs "
+            f"{config.block_size + 1}: give a longer text, or a smaller --block-size"
+        )
