@@ -28,10 +28,15 @@ class DropoutRate(nn.Module):
         self.register_buffer("threshold", torch.zeros((), dtype=torch.int32), persistent=False)
         self.register_buffer("scale", torch.ones(()), persistent=False)
 
-    def set(self, rate: float) -> None:
-        """Sets the rate, rounded to a multiple of 1 / LEVELS; under half of that it is 0, and dropout is off."""
+    @staticmethod
+    def levels(rate: float) -> tuple[int, float]:
+        """Returns a rate's threshold and scale; under half of 1 / LEVELS it is 0, and dropout is off."""
         threshold = min(round(rate * LEVELS), LEVELS - 1)
-        scale = LEVELS / (LEVELS - threshold)
+        return threshold, LEVELS / (LEVELS - threshold)
+
+    def set(self, rate: float) -> None:
+        """Sets the rate, rounded to a multiple of 1 / LEVELS."""
+        threshold, scale = self.levels(rate)
         self.active = threshold > 0
         self.eager = (threshold, scale)
         self.threshold.fill_(threshold)

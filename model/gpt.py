@@ -3,7 +3,9 @@
 Shapes: B batch, T tokens (at most block_size), C channels (n_embd), nh heads, hs channels a head.
 """
 
+import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +14,11 @@ from torch import Tensor, nn
 
 from model.dropout import Dropout, DropoutRate
 
+log = logging.getLogger(__name__)
 IGNORED = -1
 """A target of this value does not count in the loss."""
+FusedAttention = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""`model.fused_attention.attend`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,28 +47,37 @@ class Attention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.probability_dropout = Dropout(rate)
         self.output_dropout = Dropout(rate)
+        self.fused: FusedAttention | None = None
+        """Attention and dropout on the probabilities as one operator: see `fuse_attention`."""
         future = torch.full((config.block_size, config.block_size), float("-inf")).triu(1)
         self.register_buffer("future", future, persistent=False)  # (T, T), -inf where a key is in the future, else 0
         self.future: Tensor
 
     def forward(self, x: Tensor, cache: "Cache | None" = None) -> Tensor:
         B, T, C = x.shape
-        nh, hs = self.n_head, C // self.n_head
-        qkv = self.c_attn(x).view(B, T, 3, nh, hs).permute(2, 0, 3, 1, 4)  # (3, B, nh, T, hs)
-        if cache is not None:
-            q, (k, v) = qkv[0], cache.extend(self.layer, qkv[1:])
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1)
-        elif self.probability_dropout.active:
-            # SDPA's own dropout_p is a float, which recompiles at every new rate, and is slow on a CPU.
-            q, k, v = qkv.reshape(3, B * nh, T, hs)
-            scores = torch.baddbmm(self.future[:T, :T], q, k.transpose(1, 2), alpha=hs**-0.5)  # (B * nh, T, T)
-            y = (self.probability_dropout(F.softmax(scores, dim=-1)) @ v).view(B, nh, T, hs)
+        qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
+        if cache is None and self.probability_dropout.active:
+            y = self._attend_with_dropout(qkv)
         else:
-            q, k, v = qkv
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        y = y.transpose(1, 2).reshape(B, T, C)
+            qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, nh, T, hs)
+            q, (k, v) = qkv[0], qkv[1:] if cache is None else cache.extend(self.layer, qkv[1:])
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1).transpose(1, 2)
+        y = y.reshape(B, T, C)
         out: Tensor = self.output_dropout(self.c_proj(y))
         return out
+
+    def _attend_with_dropout(self, qkv: Tensor) -> Tensor:
+        """Returns (B, T, nh, hs) for `qkv` (B, T, 3, nh, hs).
+
+        SDPA's own dropout_p is a float, which recompiles at every new rate, and is slow on a CPU.
+        """
+        B, T, _, nh, hs = qkv.shape
+        if self.fused is not None:
+            return self.fused(qkv, self.probability_dropout.rate.threshold, self.probability_dropout.rate.scale)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).reshape(3, B * nh, T, hs)
+        scores = torch.baddbmm(self.future[:T, :T], q, k.transpose(1, 2), alpha=hs**-0.5)  # (B * nh, T, T)
+        y: Tensor = self.probability_dropout(F.softmax(scores, dim=-1)) @ v
+        return y.view(B, nh, T, hs).transpose(1, 2)
 
 
 class MLP(nn.Module):
@@ -163,3 +177,28 @@ class GPT(nn.Module):
             return logits, None
         loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
         return logits, loss
+
+
+def fuse_attention(model: GPT) -> bool:
+    """Lets a GPT on a CUDA device use the kernels of `model.fused_attention` where it drops probabilities.
+
+    Returns whether they work here. They need Triton, which torch brings along for CUDA, and a C compiler.
+    """
+    size = model.config.n_embd // model.config.n_head
+    device = model.wte.weight.device
+    if device.type != "cuda" or not 16 <= size <= 128:
+        return False
+    try:
+        from model.fused_attention import attend
+
+        with torch.random.fork_rng(devices=[device]):
+            qkv = torch.zeros(1, 16, 3, 1, size, dtype=torch.bfloat16, device=device)
+            attend(qkv, torch.ones((), dtype=torch.int32, device=device), torch.ones((), device=device))
+    except Exception as error:  # Triton raises what its own parts raise; the model works without it
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        log.warning("attention runs as single operations, which is slower: its kernel does not work here (%s)", reason)
+        return False
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.fused = attend
+    return True

@@ -13,11 +13,14 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 ROOT = Path(__file__).resolve().parent.parent
+os.environ["TRITON_INTERPRET"] = "1"  # before Triton is first imported: its kernels run on the CPU, in Python
 
 
 def environment() -> dict[str, str]:
     """A user's environment, in which no setting of ours or of the caller's hides a default."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "RAY_", "TUNE_"))}
+    kept = {
+        key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "RAY_", "TRITON_", "TUNE_"))
+    }
     return kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
 
 

@@ -20,8 +20,10 @@ from study.base.errors import DivergenceError, UserError
 from study.corpus import Corpus, build_corpus
 from study.training.config import TrainingConfig
 from study.training.evaluation_rows import Labels
+from study.training.graphed_steps import GraphedSteps
+from study.training.learning_rate import learning_rate
 from study.training.run_folder import RunFolder
-from study.training.trainer import Progress, Trainer, learning_rate
+from study.training.trainer import Progress, Trainer
 
 CONFIG = TrainingConfig(
     n_layer=1, n_head=2, n_embd=16, block_size=8, batch_size=4, steps=22, learning_rate=1e-2, min_learning_rate=1e-3,
@@ -336,3 +338,35 @@ def test_best_weights_are_kept(corpus: Corpus, tmp_path: Path) -> None:
     assert records[-1].best_step < CONFIG.steps
     run.model.load_state_dict(RunFolder(tmp_path).load_best(corpus).state_dict())
     assert run.validate() == records[-1].best_val_loss
+
+
+def graphed(run: Trainer) -> Trainer:
+    """Lets a trainer make the steps that CUDA graphs replay, here without graphs."""
+    run.graphed = GraphedSteps(run)
+    return run
+
+
+@pytest.mark.parametrize("schedule", [LINEAR, VAL_LOSS, ZERO])
+def test_the_steps_of_cuda_graphs_are_bit_identical(corpus: Corpus, schedule: dict[str, Any]) -> None:
+    plain = trainer(corpus, schedule)
+    expected = numbers(list(plain.run()))
+    run = graphed(trainer(corpus, schedule))
+    assert numbers(list(run.run())) == expected
+    assert same(weights(run), weights(plain))
+
+
+def test_a_run_goes_on_from_steps_of_either_kind(corpus: Corpus) -> None:
+    whole = trainer(corpus, VAL_LOSS)
+    expected = numbers(list(whole.run()))
+    for first, second in ((graphed, lambda run: run), (lambda run: run, graphed), (graphed, graphed)):
+        begun = first(trainer(corpus, VAL_LOSS))
+        for progress in begun.run():
+            if progress.step == 10:
+                break
+        state = begun.state_dict()
+        assert [group["lr"] for group in state["optimizer"]["param_groups"]] == [learning_rate(CONFIG, 9)] * 2
+        resumed = second(trainer(corpus, VAL_LOSS))
+        resumed.load_state_dict(state)
+        list(resumed.run())
+        assert numbers(resumed.history) == expected
+        assert same(weights(resumed), weights(whole))

@@ -18,7 +18,8 @@ from study.bench.contestants import PlainGPT
 from study.corpus import Corpus
 from study.training.config import PRESETS, TrainingConfig
 from study.training.evaluation import mean_loss
-from study.training.trainer import Trainer, learning_rate
+from study.training.learning_rate import learning_rate
+from study.training.trainer import Trainer
 
 TRIALS = 8
 SEEDS = (101, 102, 103)

@@ -44,6 +44,10 @@ class TrainingConfig:
     compile: bool = described("whether the model is compiled with torch.compile", False, negatable=True)
     dtype: str = described("float32, or bfloat16 (autocast)", "float32", choices=DTYPES)
     tf32: bool = described("whether float32 matrix products on CUDA may use TF32", True, negatable=True)
+    cuda_graphs: bool = described("whether a step on CUDA is replayed as one CUDA graph", False, negatable=True)
+    deterministic: bool = described(
+        "whether CUDA uses deterministic algorithms only, so that a run repeats bit for bit", False, negatable=True
+    )
 
     def __post_init__(self) -> None:
         try:
@@ -116,7 +120,7 @@ PRESETS: dict[str, Preset] = {
             n_layer=1, n_head=2, n_embd=32, block_size=16, batch_size=8, steps=60, learning_rate=1e-2,
             min_learning_rate=1e-3, warmup_steps=5, eval_interval=10, val_share=0.002,
         ),
-        on_cuda=MappingProxyType({}),
+        on_cuda=MappingProxyType({"cuda_graphs": True}),
         trials=6,
         grace_share=0.34,
     ),
@@ -126,7 +130,7 @@ PRESETS: dict[str, Preset] = {
             n_layer=2, n_head=4, n_embd=128, block_size=32, batch_size=16, steps=1000, learning_rate=4e-3,
             min_learning_rate=4e-4, warmup_steps=50, eval_interval=50, val_share=0.125, train_chars=15_000,
         ),
-        on_cuda=MappingProxyType({}),
+        on_cuda=MappingProxyType({"cuda_graphs": True}),
         trials=16,
         grace_share=0.5,
     ),
@@ -136,7 +140,7 @@ PRESETS: dict[str, Preset] = {
             n_layer=6, n_head=6, n_embd=384, block_size=256, batch_size=64, steps=5000, learning_rate=1e-3,
             min_learning_rate=1e-4, warmup_steps=100, eval_interval=250,
         ),
-        on_cuda=MappingProxyType({"dtype": "bfloat16", "compile": True}),
+        on_cuda=MappingProxyType({"dtype": "bfloat16", "compile": True, "cuda_graphs": True}),
         trials=64,
         grace_share=0.2,
     ),

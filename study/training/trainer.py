@@ -1,6 +1,7 @@
 """The training loop: a generator of progress records that knows nothing of Ray, Optuna or MLflow."""
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -12,12 +13,14 @@ import torch
 from torch import Tensor
 
 from model.dropout import set_dropout_rate
-from model.gpt import GPT, GPTConfig
+from model.gpt import GPT, GPTConfig, fuse_attention
 from model.schedules import Schedule, from_dict
 from study.base.errors import DivergenceError, UserError
 from study.corpus import Corpus
 from study.training.config import TrainingConfig
 from study.training.evaluation import Windows, mean_loss, windows
+from study.training.graphed_steps import GraphedSteps
+from study.training.learning_rate import learning_rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +65,15 @@ class Trainer:
         torch.set_num_threads(config.threads)
         if self.device.type == "cuda":  # on a CPU the same setting would allow other products
             torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it deterministic products are refused
+            torch.use_deterministic_algorithms(config.deterministic)
         torch.manual_seed(config.seed)
         self.data_generator = torch.Generator().manual_seed(config.seed)
         self.model = GPT(gpt_config(config, len(corpus.vocab))).to(self.device)
-        self.forward: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = (
-            torch.compile(self.model, dynamic=False) if config.compile else self.model
-        )
+        fuse_attention(self.model)
+        if config.compile:
+            for block in self.model.blocks:  # all the same to the compiler: the whole GPT takes several times as long
+                block.compile(dynamic=False)
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": [p for p in self.model.parameters() if p.dim() >= 2], "weight_decay": config.weight_decay},
@@ -79,6 +85,8 @@ class Trainer:
         )
         train = corpus.split("train")[: config.train_chars or None]
         self._train_tokens = torch.from_numpy(np.array(train)).to(self.device)
+        self._offsets = torch.arange(config.block_size + 1, device=self.device)
+        self.graphed = GraphedSteps(self) if config.cuda_graphs and self.device.type == "cuda" else None
         self.val_windows = windows(corpus.split("val"), config, self.device)
         self.step = 0
         self.train_seconds = 0.0
@@ -95,7 +103,7 @@ class Trainer:
         `on_step` is called with the number of steps done after each. Raises DivergenceError.
         """
         if self.config.compile:
-            self._compile()
+            self.compile()
         if not self.history:
             yield self._evaluate(self._first_loss())
         while self.step < self.config.steps:
@@ -109,12 +117,38 @@ class Trainer:
 
     def train_steps(self, n: int, on_step: Callable[[int], None] | None = None) -> float:
         """Makes `n` updates; returns their mean loss, dropout on."""
+        starts = self._draw_starts(n)
+        if self.graphed is not None:
+            return self.graphed.train_steps(starts, on_step) / n
         loss_sum = torch.zeros((), device=self.device)
-        for _ in range(n):
-            loss_sum += self._train_step()
+        for batch in starts.to(self.device):
+            set_dropout_rate(self.model, self.rate(self.step))
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self.config, self.step)
+            loss_sum += self.update(batch)
+            self.step += 1
             if on_step is not None:
                 on_step(self.step)
         return loss_sum.item() / n  # waits for the device
+
+    def rate(self, step: int) -> float:
+        """Returns the dropout rate of the update `step`, as the schedule has it now."""
+        return self.schedule.rate(step / self.config.steps)
+
+    def update(self, starts: Tensor) -> Tensor:
+        """Makes one update, with the rates that are set, on the sequences that start at `starts` (B,).
+
+        Returns its loss.
+        """
+        with self._autocast():
+            _, loss = self.model(*self._batch(starts))
+        loss.backward()
+        if self.config.gradient_clip:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        detached: Tensor = loss.detach()
+        return detached
 
     def validate(self) -> float:
         """Returns the loss on the validation windows that the config names."""
@@ -124,7 +158,7 @@ class Trainer:
         """Returns the cross-entropy in nats per token over `windows`, dropout off: the same for the same weights."""
         self.model.eval()
         with self._autocast():
-            loss = mean_loss(lambda x, y: self.forward(x, y)[1], windows, self.config.batch_size)
+            loss = mean_loss(lambda x, y: self.model(x, y)[1], windows, self.config.batch_size)
         self.model.train()
         return loss
 
@@ -132,7 +166,7 @@ class Trainer:
         """Returns all that a bit-identical continuation needs, as tensors and plain values."""
         return {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": _as_floats(self.optimizer.state_dict()),
             "torch_generator": torch.get_rng_state(),
             "cuda_generator": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
             "data_generator": self.data_generator.get_state(),
@@ -146,6 +180,8 @@ class Trainer:
         """Restores what `state_dict` returned, right after an evaluation."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.graphed is not None:
+            self.graphed.attach()
         torch.set_rng_state(state["torch_generator"])
         if self.device.type == "cuda" and state["cuda_generator"] is not None:
             torch.cuda.set_rng_state(state["cuda_generator"])
@@ -154,52 +190,43 @@ class Trainer:
         self.step, self.train_seconds = state["step"], state["train_seconds"]
         self.history = [Progress(**p) for p in state["history"]]
 
-    def _train_step(self) -> Tensor:
-        config, progress = self.config, self.step / self.config.steps
-        set_dropout_rate(self.model, self.schedule.rate(progress))
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, self.step)
-        with self._autocast():
-            _, loss = self.forward(*self._batch())
-        loss.backward()
-        if config.gradient_clip:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        return loss.detach()
+    def _draw_starts(self, n: int) -> Tensor:
+        """Returns where the sequences of the next `n` batches start, (n, B): the same numbers as drawn one by one."""
+        high = len(self._train_tokens) - self.config.block_size
+        return torch.randint(high, (n, self.config.batch_size), generator=self.data_generator)
 
-    def _batch(self) -> tuple[Tensor, Tensor]:
-        T = self.config.block_size
-        high = len(self._train_tokens) - T
-        starts = torch.randint(high, (self.config.batch_size,), generator=self.data_generator)
-        positions = starts[:, None] + torch.arange(T + 1)  # (B, T + 1)
-        sequences = self._train_tokens[positions.to(self.device, non_blocking=True)].long()
+    def _batch(self, starts: Tensor) -> tuple[Tensor, Tensor]:
+        sequences = self._train_tokens[starts[:, None] + self._offsets].long()  # (B, T + 1)
         return sequences[:, :-1].contiguous(), sequences[:, 1:].contiguous()
 
-    def _compile(self) -> None:
+    def _next_batch(self) -> tuple[Tensor, Tensor]:
+        """Returns the batch of the next update, which gets it again."""
+        state = self.data_generator.get_state()
+        starts = self._draw_starts(1)[0]
+        self.data_generator.set_state(state)
+        return self._batch(starts.to(self.device))
+
+    def compile(self) -> None:
         """Compiles all graphs, with dropout and without, and leaves every generator and gradient as it was."""
-        data_state = self.data_generator.get_state()
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=self._generators()):
             for rate in (0.1, 0.0):
                 set_dropout_rate(self.model, rate)
                 with self._autocast():
-                    _, loss = self.forward(*self._batch())
+                    _, loss = self.model(*self._next_batch())
                 loss.backward()
         self.optimizer.zero_grad(set_to_none=True)
-        self.data_generator.set_state(data_state)
         self.validate()
 
     def _first_loss(self) -> float:
         """Returns the loss of the first batch with dropout on, and leaves every generator as it was."""
-        data_state = self.data_generator.get_state()
-        devices = [self.device] if self.device.type == "cuda" else []
-        set_dropout_rate(self.model, self.schedule.rate(0.0))
-        with torch.random.fork_rng(devices=devices), torch.no_grad(), self._autocast():
-            _, loss = self.model(*self._batch())
-        self.data_generator.set_state(data_state)
-        return float(loss)
+        set_dropout_rate(self.model, self.rate(0))
+        with torch.random.fork_rng(devices=self._generators()), self._autocast():
+            _, loss = self.model(*self._next_batch())  # with gradients, as it was compiled
+        return float(loss.detach())
+
+    def _generators(self) -> list[torch.device]:
+        """Returns the devices beside the CPU whose generator this run uses."""
+        return [self.device] if self.device.type == "cuda" else []
 
     def _evaluate(self, train_loss: float, tokens_per_second: float = 0.0) -> Progress:
         val_loss = self.validate()
@@ -235,6 +262,13 @@ class Trainer:
         return nullcontext()
 
 
+def _as_floats(optimizer: dict[str, Any]) -> dict[str, Any]:
+    """Returns an optimizer's state as it is without CUDA graphs, which keep learning rates on the device."""
+    for group in optimizer["param_groups"]:
+        group |= {"lr": float(group["lr"]), "capturable": False}
+    return optimizer
+
+
 def gpt_config(config: TrainingConfig, vocab_size: int) -> GPTConfig:
     """Returns the model's shape."""
     return GPTConfig(
@@ -245,15 +279,6 @@ def gpt_config(config: TrainingConfig, vocab_size: int) -> GPTConfig:
         n_embd=config.n_embd,
         bias=config.bias,
     )
-
-
-def learning_rate(config: TrainingConfig, step: int) -> float:
-    """Returns the learning rate of the update `step`: linear warm-up, then half a cosine to the minimum."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / (config.warmup_steps + 1)
-    share = min(1.0, (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps))
-    low, high = config.min_learning_rate, config.learning_rate
-    return low + (high - low) * (1 + math.cos(math.pi * share)) / 2
 
 
 def check_fits(config: TrainingConfig, corpus: Corpus) -> None:

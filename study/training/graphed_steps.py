@@ -1,0 +1,121 @@
+"""Training steps as CUDA graphs: the host asks for a whole step at once, whose launches would cost it milliseconds."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from model.dropout import DropoutRate
+from study.training.learning_rate import learning_rate
+
+if TYPE_CHECKING:
+    from study.training.trainer import Trainer
+
+WARM_UP_STEPS = 3
+"""Steps before a capture, in which lazily made buffers and kernels come to be."""
+
+
+class GraphedSteps:
+    """Makes a trainer's updates by replaying two graphs, one with dropout and one without.
+
+    What changes from step to step is read from tables on the device, at a counter that each step moves on: dropout
+    thresholds and scales, learning rates, and where sequences start. On a CPU the same steps run without graphs.
+    """
+
+    def __init__(self, trainer: "Trainer") -> None:
+        self._trainer = trainer
+        device, config = trainer.device, trainer.config
+        (self._owner,) = (module for module in trainer.model.modules() if isinstance(module, DropoutRate))
+        n = config.eval_interval
+        self._is_cuda = device.type == "cuda"
+        self._thresholds = torch.zeros(n, dtype=torch.int32, device=device)
+        self._scales = torch.ones(n, device=device)
+        # On a CPU in double precision, as Python's floats are.
+        precision = torch.float32 if self._is_cuda else torch.float64
+        self._learning_rates = torch.zeros(n, dtype=precision, device=device)
+        self._starts = torch.zeros(n, config.batch_size, dtype=torch.int64, device=device)
+        self._counter = torch.zeros(1, dtype=torch.int64, device=device)
+        self._learning_rate = torch.zeros((), dtype=precision, device=device)
+        self._loss_sum = torch.zeros((), device=device)
+        self._graphs: dict[bool, torch.cuda.CUDAGraph] = {}
+        self.attach()
+
+    def attach(self) -> None:
+        """Lets the optimizer read its learning rate from the device, now and after its state was loaded."""
+        for group in self._trainer.optimizer.param_groups:
+            group |= {"lr": self._learning_rate, "capturable": self._is_cuda}
+        self._graphs = {}  # they hold the tensors of the state that there was
+
+    def train_steps(self, starts: Tensor, on_step: Callable[[int], None] | None = None) -> float:
+        """Makes an update for each row of `starts` (n, B), n at most eval_interval; returns the sum of their losses."""
+        trainer, n = self._trainer, len(starts)
+        steps = range(trainer.step, trainer.step + n)
+        settings = [DropoutRate.levels(trainer.rate(step)) for step in steps]
+        if self._is_cuda and not self._graphs:
+            self._capture(starts[0])
+        _fill(self._thresholds, [threshold for threshold, _ in settings])
+        _fill(self._scales, [scale for _, scale in settings])
+        _fill(self._learning_rates, [learning_rate(trainer.config, step) for step in steps])
+        self._starts[:n].copy_(starts)
+        self._counter.zero_()
+        self._loss_sum.zero_()
+        for step, (threshold, _) in zip(steps, settings, strict=True):
+            if self._is_cuda:
+                self._graphs[threshold > 0].replay()
+            else:
+                self._owner.set(trainer.rate(step))
+                self._step()
+            trainer.step += 1
+            if on_step is not None:
+                on_step(trainer.step)
+        self._owner.set(trainer.rate(steps[-1]))
+        return self._loss_sum.item()  # waits for the device
+
+    def _step(self) -> None:
+        i = self._counter
+        self._owner.threshold.copy_(self._thresholds.index_select(0, i)[0])
+        self._owner.scale.copy_(self._scales.index_select(0, i)[0])
+        self._learning_rate.copy_(self._learning_rates.index_select(0, i)[0])
+        self._loss_sum += self._trainer.update(self._starts.index_select(0, i)[0])
+        i += 1
+
+    def _capture(self, starts: Tensor) -> None:
+        """Captures both graphs, and leaves weights, optimizer and generator as they were.
+
+        The steps before a capture have a learning rate of 0, with which AdamW changes its moments but no weight.
+        """
+        optimizer = self._trainer.optimizer
+        kept = {p: {name: value.clone() for name, value in state.items()} for p, state in optimizer.state.items()}
+        generator = torch.cuda.get_rng_state(self._trainer.device)
+        self._starts[0].copy_(starts)
+        self._learning_rates.zero_()
+        pool = torch.cuda.graph_pool_handle()
+        for active in (True, False):
+            self._owner.set(0.5 if active else 0.0)
+            self._thresholds.fill_(self._owner.threshold)
+            self._scales.fill_(self._owner.scale)
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(WARM_UP_STEPS):
+                    self._counter.zero_()
+                    self._step()
+            torch.cuda.current_stream().wait_stream(side)
+            self._counter.zero_()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                self._step()
+            self._graphs[active] = graph
+        torch.cuda.synchronize()
+        for p, state in optimizer.state.items():
+            for name, value in state.items():
+                if p in kept:
+                    value.copy_(kept[p][name])
+                else:
+                    value.zero_()
+        torch.cuda.set_rng_state(generator, self._trainer.device)
+
+
+def _fill(table: Tensor, values: list[float]) -> None:
+    table[: len(values)].copy_(torch.tensor(values, dtype=table.dtype))
