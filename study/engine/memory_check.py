@@ -1,9 +1,10 @@
 """What one trial takes, tried out where trials run."""
 
+import logging
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -13,8 +14,14 @@ from study.engine.cluster import Slots
 from study.engine.shared_corpus import SharedCorpus
 from study.training.config import TrainingConfig
 
+log = logging.getLogger(__name__)
 CONTEXT_BYTES = 500_000_000
 """What CUDA takes of a GPU for each process, beside the process's own tensors: hundreds of MB, less on older cards."""
+FALLBACKS = {
+    "compile": "torch.compile does not work here, and trials train without it, slower",
+    "cuda_graphs": "CUDA graphs do not work here, and trials train without them, slower",
+}
+"""The fields that trials can do without, in the order in which they are given up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +29,19 @@ class Estimate:
     """What one trial takes.
 
     Attributes:
+        on_cuda: the fields of the training config that differ on a GPU, and that work on the one that was tried.
+        warnings: a line for each field that does not.
+        training_share: of the seconds, what the training steps take; the rest are evaluations.
         kept_bytes: of disk, for good; `running_bytes` more while it runs.
         peak_bytes: of a GPU's memory, 0 on a CPU.
         gpu_bytes: what that GPU has for trials.
     """
 
     device: str
+    on_cuda: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
     seconds: float
+    training_share: float = 1.0
     kept_bytes: int
     running_bytes: int
     peak_bytes: int = 0
@@ -38,18 +51,24 @@ class Estimate:
 def try_out(slots: Slots, training: TrainingConfig, on_cuda: Mapping[str, Any], corpus: SharedCorpus) -> Estimate:
     """Trains a few steps where trials will run: says whether torch can use the GPU there, and what a trial takes.
 
+    It compiles as the trials will, which fills the compiler's cache on that machine.
+
     Args:
         on_cuda: the fields of `training` that differ if it can.
 
     Raises:
-        UserError: if a trial does not fit into a GPU.
+        UserError: if a trial does not fit into a GPU, or the training config does not work here.
     """
     remote = ray.remote(num_cpus=slots.cpus, num_gpus=slots.gpus, max_retries=0)(_try_out)
     training = replace(training, threads=slots.threads)
-    estimate: Estimate | None = ray.get(remote.remote(slots.gpus > 0, training, dict(on_cuda), corpus))
-    if estimate is None:
+    answer: Estimate | str | None = ray.get(remote.remote(slots.gpus > 0, training, dict(on_cuda), corpus))
+    if answer is None:
         raise UserError("a trial does not fit into the memory of a GPU here: give another --preset, or --gpus 0")
-    return estimate
+    if isinstance(answer, str):
+        raise UserError(f"a trial cannot be trained here: {answer}")
+    for warning in answer.warnings:
+        log.warning(warning)
+    return answer
 
 
 def check_memory(estimate: Estimate, trials_per_gpu: int) -> None:
@@ -63,34 +82,70 @@ def check_memory(estimate: Estimate, trials_per_gpu: int) -> None:
         )
 
 
+def advise_on_sharing(estimate: Estimate, trials_per_gpu: int) -> None:
+    """Warns where trials that share a GPU only slow each other down."""
+    if trials_per_gpu > 1 and estimate.device == "cuda" and estimate.on_cuda.get("cuda_graphs"):
+        log.warning(
+            "a trial whose steps are CUDA graphs keeps its GPU busy: %d on one GPU each take about %d times as long, "
+            "unless the model is small and NVIDIA's MPS runs (see study/engine/README.md)",
+            trials_per_gpu,
+            trials_per_gpu,
+        )
+
+
 def _try_out(
-    wants_gpu: bool, training: TrainingConfig, on_cuda: dict[str, Any], corpus: SharedCorpus, updates: int = 8
-) -> Estimate | None:
+    wants_gpu: bool, training: TrainingConfig, on_cuda: dict[str, Any], corpus: SharedCorpus
+) -> Estimate | str | None:
+    """Returns an estimate, the reason why there is none, or None where the GPU's memory does not suffice."""
+    import torch
+
+    device = "cuda" if wants_gpu and torch.cuda.is_available() else "cpu"
+    warnings = []
+    if device == "cpu":
+        on_cuda = {}
+    elif on_cuda.get("dtype") == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        on_cuda["dtype"] = "float32"
+        warnings.append("this GPU has no bfloat16: trials use float32")
+    while True:
+        try:
+            estimate = _measure(replace(training, **on_cuda), corpus, device)
+            return replace(estimate, on_cuda=on_cuda, warnings=tuple(warnings))
+        except torch.OutOfMemoryError:
+            return None
+        except Exception as error:  # compilers and drivers raise what they like; each field is given up in its turn
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            for name, without in FALLBACKS.items():
+                if on_cuda.get(name):
+                    on_cuda[name] = False
+                    warnings.append(f"{without}: {reason}")
+                    break
+            else:
+                return f"{type(error).__name__}: {reason}"
+
+
+def _measure(training: TrainingConfig, corpus: SharedCorpus, device: str, updates: int = 8) -> Estimate:
     import torch
 
     from model.schedules import Constant
     from study.training.trainer import Trainer
 
-    device = "cuda" if wants_gpu and torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        training = replace(training, **on_cuda)
-    training = replace(training, compile=False)  # compiling would take longer than all the rest
-    try:
-        trainer = Trainer(training, Constant(0.1), corpus.open(), device)
-        trainer.train_steps(2)
-        started = time.perf_counter()
-        trainer.train_steps(updates)
-        per_step = (time.perf_counter() - started) / updates
-        started = time.perf_counter()
-        trainer.validate()
-        per_evaluation = time.perf_counter() - started
-    except torch.OutOfMemoryError:
-        return None
-    evaluations = 1 + math.ceil(training.steps / training.eval_interval)
+    trainer = Trainer(training, Constant(0.1), corpus.open(), device)
+    if training.compile:
+        trainer.compile()
+    trainer.train_steps(2)
+    started = time.perf_counter()
+    trainer.train_steps(updates)
+    per_step = (time.perf_counter() - started) / updates
+    started = time.perf_counter()
+    trainer.validate()
+    per_evaluation = time.perf_counter() - started
     parameters = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
+    steps_seconds = per_step * training.steps
+    seconds = steps_seconds + per_evaluation * (1 + math.ceil(training.steps / training.eval_interval))
     estimate = Estimate(
         device=device,
-        seconds=per_step * training.steps + per_evaluation * evaluations,
+        seconds=seconds,
+        training_share=steps_seconds / seconds,
         kept_bytes=parameters * 2,  # the best weights, here and in MLflow
         running_bytes=parameters * 9,  # up to three checkpoints with the optimizer's two moments
     )

@@ -1,6 +1,5 @@
 """The only adapter between the training loop and Ray Tune: one trial, as a Tune function."""
 
-import gc
 import logging
 import os
 import platform
@@ -17,6 +16,7 @@ from ray.tune.trainable.function_trainable import wrap_function
 
 from model.schedules import from_dict
 from study.base.errors import DivergenceError, disk_error
+from study.engine.device_health import device_works, free_memory
 from study.engine.shared_corpus import SharedCorpus
 from study.engine.worker_messages import CHECKPOINT_STEP, DISK, DIVERGED, FAILED, TRACEBACK, WARNINGS
 from study.records.study_layout import trial_place
@@ -68,6 +68,7 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
 
 
 def _run_trial(config: dict[str, Any], job: Job, folder: RunFolder, mirror: Mirror) -> None:
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(job.training.threads))  # its own cores, not all of them
     warnings = _Warnings()
     where = {"node": platform.node(), "gpu_ids": ",".join(map(str, ray.get_gpu_ids())), "pid": os.getpid()}
     try:
@@ -82,6 +83,8 @@ def _run_trial(config: dict[str, Any], job: Job, folder: RunFolder, mirror: Mirr
     except torch.AcceleratorError:
         raise  # the device is of no more use to this process: Tune is to start another
     except Exception as error:  # any error of the training is this trial's failure, and the study goes on
+        if not device_works():
+            raise  # as above
         if (disk := disk_error(error)) is not None:  # not this trial's: none could go on
             tune.report({DISK: f"{folder.path} on {platform.node()} cannot be written: {disk}"})
             return
@@ -90,8 +93,7 @@ def _run_trial(config: dict[str, Any], job: Job, folder: RunFolder, mirror: Mirr
         tune.report(reason | {WARNINGS: warnings.taken()})
     finally:
         warnings.close()
-        gc.collect()  # the next trial of this worker, and the neighbours on its GPU, want the memory
-        torch.cuda.empty_cache()
+        free_memory()
 
 
 def trainable(job: Job) -> type:

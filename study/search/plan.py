@@ -17,7 +17,7 @@ from study.base.errors import UserError
 from study.base.uris import HIDDEN, absolute, kept, redacted
 from study.corpus import Corpus, corpus_id, load_corpus
 from study.engine.cluster import Slots, cluster_gpus, share_out, start_ray
-from study.engine.memory_check import Estimate, check_memory, try_out
+from study.engine.memory_check import Estimate, advise_on_sharing, check_memory, try_out
 from study.engine.node_checks import check_nodes
 from study.engine.searcher import open_optuna_study
 from study.engine.shared_corpus import SharedCorpus, share
@@ -111,12 +111,12 @@ def _plan(storage: Storage, options: SearchOptions, old: StudyConfig | None, loc
     on_cuda = PRESETS[config.preset].on_cuda if old is None else {}
     estimate = try_out(slots, config.training, on_cuda, shared_corpus)
     check_memory(estimate, options.trials_per_gpu)
+    advise_on_sharing(estimate, options.trials_per_gpu)
     if old is not None and estimate.device != old.device:
         raise UserError(f"study {old.name} trains on {old.device}, and here is {estimate.device} only: see --gpus")
     if old is None:
         _check_unused(storage, config.name)
-        machine = dict(on_cuda) if estimate.device == "cuda" else {}
-        training = replace(config.training, threads=slots.threads, **machine)
+        training = replace(config.training, threads=slots.threads, **estimate.on_cuda)
         config = replace(config, training=training, device=estimate.device)
     if database is not None and old is None and config.name in optuna.get_all_study_names(open_database(database)):
         raise _in_use(config.name, f"an Optuna study in {redacted(database)}")

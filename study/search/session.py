@@ -136,7 +136,8 @@ def _announce(plan: Plan, trials: int, console: Console) -> None:
     where = f"{slots.count} at once on {'GPUs' if slots.gpus else 'CPU cores'}"
     console.print(
         f"study {config.name}: {trials} trials of {config.training.steps:,} steps, {where}: at most about "
-        f"{duration(seconds)} and {max(1, round(size / 1e6)):,} MB of disk",
+        f"{duration(seconds)} ({estimate.training_share:.0%} of it training steps) and "
+        f"{max(1, round(size / 1e6)):,} MB of disk",
         highlight=False,
         soft_wrap=True,
     )

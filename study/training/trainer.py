@@ -72,8 +72,7 @@ class Trainer:
         self.model = GPT(gpt_config(config, len(corpus.vocab))).to(self.device)
         fuse_attention(self.model)
         if config.compile:
-            for block in self.model.blocks:  # all the same to the compiler: the whole GPT takes several times as long
-                block.compile(dynamic=False)
+            self.model.compile(dynamic=False)
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": [p for p in self.model.parameters() if p.dim() >= 2], "weight_decay": config.weight_decay},

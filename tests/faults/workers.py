@@ -37,31 +37,31 @@ def first_time(marks: Path, what: str) -> bool:
 @contextmanager
 def at_step(step: int, happen: Callable[[training.Trainer], None]) -> Iterator[None]:
     """Lets something happen right before a training step."""
-    train_step = training.Trainer._train_step
+    update = training.Trainer.update
 
-    def faulty(self: training.Trainer) -> torch.Tensor:
+    def faulty(self: training.Trainer, starts: torch.Tensor) -> torch.Tensor:
         if self.step == step:
             happen(self)
-        return train_step(self)
+        return update(self, starts)
 
-    with patch.object(training.Trainer, "_train_step", faulty):
+    with patch.object(training.Trainer, "update", faulty):
         yield
 
 
 @contextmanager
 def notes_where_it_begins(marks: Path) -> Iterator[None]:
     """Writes down the first step that this process trains."""
-    train_step = training.Trainer._train_step
+    update = training.Trainer.update
     begun: list[int] = []
 
-    def noting(self: training.Trainer) -> torch.Tensor:
+    def noting(self: training.Trainer, starts: torch.Tensor) -> torch.Tensor:
         if not begun:
             begun.append(self.step)
             with (marks / "begun").open("a") as file:
                 file.write(f"{self.step}\n")
-        return train_step(self)
+        return update(self, starts)
 
-    with patch.object(training.Trainer, "_train_step", noting):
+    with patch.object(training.Trainer, "update", noting):
         yield
 
 

@@ -45,16 +45,6 @@ def steps(setting: Setting, report: Report, rate_of_card: float) -> None:
     with report.stage("ungraphed"):
         trainer = setting.trainer(0.2, cuda_graphs=False)
         report.add("step_ms_0.2_without_graphs", setting.milliseconds(partial(setting.train, trainer), setting.steps))
-    with report.stage("whole"):
-        started = time.perf_counter()
-        trainer = setting.trainer(0.2, compile=False)
-        if setting.training.compile:
-            trainer.model.compile(dynamic=False)
-            trainer.compile()
-        setting.train(trainer, 5)
-        report.add("first_steps_seconds_0.2_whole", time.perf_counter() - started, "the GPT compiled as a whole")
-        ms = setting.milliseconds(partial(setting.train, trainer), setting.steps)
-        report.add("step_ms_0.2_whole", ms)
     with report.stage("plain"):
         step = plain_step(setting.shape, 0.2, setting.device, setting.is_cuda, setting.training.compile)
         ms = setting.milliseconds(lambda n: [step() for _ in range(n)], setting.steps)
