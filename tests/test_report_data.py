@@ -30,7 +30,7 @@ from study.report.data import (
     rungs_at,
 )
 from study.report.parameters import importance, winner_edges
-from study.report.sentences import edge_warning, grace_period, headline, ordinal, same_schedules, unconfirmed
+from study.report.sentences import edge_warning, grace_period, ordinal, same_schedules, unconfirmed
 from study.report.style import PALETTE, both_widths, figure, spread, standalone
 from study.tracking.view import run_addresses
 
@@ -315,16 +315,3 @@ def test_links_hold_no_password(uri: str) -> None:
 def test_only_servers_have_pages() -> None:
     assert web_address("sqlite:////tmp/mlflow.db") is None
     assert run_addresses("sqlite:////tmp/mlflow.db", "1", {3: "abc"}) == {}
-
-
-def test_a_headline_leaves_the_figures_to_the_line_below() -> None:
-    figures = "95 % interval -0.0085 to 0.0247; Holm p = 0.74 over 7 arms; n = 5 seeds"
-    assert headline(f"A is worse than the best constant rate (0.15) ({figures}); 38 seeds would be needed.") == (
-        "A is worse than the best constant rate (0.15).",
-        f"{figures}; 38 seeds would be needed.",
-    )
-    assert headline(f"A beats it by 0.1 nats ({figures}). On the test half it is better.") == (
-        "A beats it by 0.1 nats. On the test half it is better.",
-        f"{figures}.",
-    )
-    assert headline("No verdict: one seed cannot tell.") == ("No verdict: one seed cannot tell.", "")

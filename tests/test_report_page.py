@@ -60,7 +60,9 @@ def arm(
     }  # fmt: skip
 
 
-def source(subject: dict[str, Any] = LINEAR, trials_per_gpu: int = 1, trials: int = 2) -> Source:
+def source(
+    subject: dict[str, Any] = LINEAR, trials_per_gpu: int = 1, trials: int = 2, said: dict[str, str] | None = None
+) -> Source:
     difference = {"n": 3, "mean": -0.1, "low": -0.15, "high": -0.05, "p": 0.01, "p_holm": 0.02}
     better, worse = [1.9, 2.0, 2.1], [2.0, 2.1, 2.2]
     verdict = {
@@ -69,7 +71,7 @@ def source(subject: dict[str, Any] = LINEAR, trials_per_gpu: int = 1, trials: in
         "arms": [arm("top-1", LINEAR, better, difference), arm("best-constant", CONSTANT, worse, None)],
         "same_as": {"paper-linear": "top-1"}, "sweep": [{"rate": 0.2, "n": 3, "best_val_loss": measured(worse)}],
         "paper": {"rows": [], "claims": [{"claim": "it is faster", "found": "it is not", "mechanism": "none"}]},
-        "warnings": [FOREIGN], "looks": [3, 5], "published": {"someone": 1.4697},
+        "warnings": [FOREIGN, "judged before, with 3 and 5 seeds"], "looks": [3, 5], "published": {"someone": 1.4697},
     }  # fmt: skip
     runs = [
         row | {"seed": 2 + i}
@@ -83,7 +85,7 @@ def source(subject: dict[str, Any] = LINEAR, trials_per_gpu: int = 1, trials: in
         rows=rows(subject, 1.9, trial=0) + rows(CONSTANT, 2.0, trial=1),
         notes={n: Note(outcome=Outcome.COMPLETED, trials_per_gpu=trials_per_gpu if n else 1) for n in range(2)},
         study=None,
-        confirmation=Confirmation(verdict=verdict, rows=runs),
+        confirmation=Confirmation(verdict=verdict | (said or {}), rows=runs),
         facts={},
         pages={0: "https://host/#/experiments/1/runs/abc"},
     )
@@ -113,7 +115,7 @@ def test_arms_carry_mean_deviation_difference_and_p(report: Report) -> None:
     assert "Not trained twice: paper-linear, with the schedule of top-1." in text
     assert "It is faster" in text
     assert "Published, of this model: 1.4697 (someone)." in text
-    assert "judged before, with 3 and 5 seeds" in text
+    assert text.count("judged before, with 3 and 5 seeds") == 1
 
 
 def test_a_failed_run_does_not_cut_its_arms_curve_short() -> None:
@@ -148,3 +150,21 @@ def test_packed_trials_are_left_out_of_times() -> None:
 
 def test_a_study_that_lacks_trials_says_so() -> None:
     assert "This study is not over: 2 of 5 trials have ended, 0 are under way" in words(make_report(source(trials=5)))
+
+
+def test_a_verdict_with_a_headline_shows_its_figures_below() -> None:
+    report = make_report(source(said={"headline": "A beats B.", "figures": "n = 3 seeds."}))
+    assert "<h1>A beats B.</h1>" in report.html
+    assert '<p class="facts">n = 3 seeds.</p>' in report.html
+    assert "Better, says" not in report.html, "the sentence of both is not needed"
+
+
+def test_an_arm_that_its_judge_steers_is_named(report: Report) -> None:
+    assert "also steers it" not in words(report)
+    steered = source()
+    assert steered.confirmation is not None
+    steered.confirmation.verdict["arms"][0]["schedule"] = {
+        "kind": "val_loss", "initial_rate": 0.2, "final_rate": 0.0, "factor": 0.5, "patience": 1, "min_delta": 0.0,
+    }  # fmt: skip
+    text = words(make_report(steered))
+    assert "The validation loss that judges top-1 also steers it: its test_loss is free of that." in text

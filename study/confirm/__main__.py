@@ -64,7 +64,7 @@ def _confirm(name: str, options: ConfirmOptions, given: Mapping[str, Any], conso
     lock = fetch(storage, study, folder)
     config = make_config(options, given, study, folder)
     from study.confirm.show import show_verdict
-    from study.confirm.verdict import is_whole, read_verdict
+    from study.confirm.verdict_file import is_whole, read_verdict
     from study.tracking.writer import is_settled
 
     verdict = read_verdict(folder.path)

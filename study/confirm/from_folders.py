@@ -14,12 +14,13 @@ from rich.progress import track
 
 from model.paper import PAPER
 from model.schedules import Constant, Schedule, from_dict
-from study.base.errors import UserError
+from study.base.errors import UserError, first_line
 from study.confirm.arms import BASELINE, NO_DROPOUT, PAPER_PREFIX, Arm, is_constant, plain
 from study.confirm.options import RunsOptions
 from study.confirm.results import Results, Row, best_rate, run_rows, with_times
 from study.confirm.show import show_verdict
-from study.confirm.verdict import judge, read_verdict, write_verdict
+from study.confirm.verdict import judge
+from study.confirm.verdict_file import read_verdict, write_verdict
 from study.corpus import Corpus, load_corpus
 from study.engine.display import describe
 from study.training.config import TrainingConfig
@@ -206,8 +207,9 @@ def _measure_run(run: Run, corpus: Corpus, device: str, speed: bool) -> None:
     try:
         measure_best(run.measures, run.folder, trainer, corpus)
     except (OSError, RuntimeError) as error:  # no weights; weights of another shape
-        reason = str(error).splitlines()[0][:200]
-        raise UserError(f"--runs {run.folder.path}: its weights cannot be measured ({reason}); see --corpus") from None
+        raise UserError(
+            f"--runs {run.folder.path}: its weights cannot be measured ({first_line(error)}); see --corpus"
+        ) from None
     if not speed:
         run.measures.sampling_tokens_per_second = None
     best = min(run.folder.rows(), key=lambda row: row["val_loss"])

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 from rich.console import Console
 
-from study.base.errors import UserError, WorldError, disk_error
+from study.base.errors import UserError, WorldError, disk_error, first_line
 from study.base.names import PARENT_RUN, Role
 from study.base.provenance import facts
 from study.base.uris import HIDDEN
@@ -27,7 +27,8 @@ from study.confirm.plan import (
 from study.confirm.results import Results, Row, best_rate, is_complete, run_rows, with_times
 from study.confirm.show import show_verdict
 from study.confirm.trial import ConfirmationJob, ConfirmationRecorder
-from study.confirm.verdict import judge, read_verdict, write_verdict
+from study.confirm.verdict import judge
+from study.confirm.verdict_file import read_verdict, write_verdict
 from study.corpus import load_corpus
 from study.engine.cluster import Room, Slots, cluster_gpus, share_out, start_ray, stop_ray
 from study.engine.display import Display, duration
@@ -40,7 +41,7 @@ from study.engine.shared_corpus import SharedCorpus, share
 from study.engine.trial import trainable
 from study.records.lock import StudyLock
 from study.records.optuna_study import KNOWN, SCHEDULE
-from study.records.storage import Storage, first_line
+from study.records.storage import Storage
 from study.records.uploads import Mirror
 from study.tracking.client import check, tracking_uri
 from study.tracking.deadline import SEND_SECONDS, SEND_SECONDS_AFTER_ERROR, SEND_SECONDS_INTERRUPTED, Deadline
@@ -171,7 +172,7 @@ class _Session:
             return 130
         rate = best_rate([self._rows(run, writer)[0] for run in sweep])
         if rate is None:
-            reason = next(iter(self._reasons.values()), "unknown").splitlines()[0]
+            reason = first_line(next(iter(self._reasons.values()), "unknown"))
             print(f"error: no run of the constant rate's sweep was completed: {reason}", file=sys.stderr)
             return 1
         chosen, same_as = arms(config.found, rate, config.training.steps)

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -34,20 +35,20 @@ def make_report(source: Source, storage: str | None = None) -> Report:
 
 def _context(findings: Findings, plates: Plates, storage: str | None) -> dict[str, Any]:
     source, config, verdict = findings.source, findings.source.config, findings.verdict
-    sentence, worth = (verdict["verdict"], None) if verdict else sentences.unconfirmed(findings.trials)
-    said, figures = sentences.headline(sentence)
+    headline, worth = (_headline(verdict), None) if verdict else sentences.unconfirmed(findings.trials)
     script = _read("sort.js")
     return {
         "config": config,
         "facts": source.facts,
         "made": utc_now(),
         "verdict": verdict,
-        "sentence": said,
-        "figures": figures,
+        "headline": headline,
+        "figures": verdict.get("figures", "") if verdict else "",
         "worth": worth,
         "confirm": sentences.confirm_command(config.name, storage) if findings.winner else None,
         "resume": sentences.resume_command(config.name, storage) if findings.unfinished else None,
         "notices": findings.notices(),
+        "steered": sentences.steered_arms(verdict["arms"]) if verdict else "",
         "same": sentences.same_schedules(verdict["same_as"]) if verdict else "",
         "counted": sentences.counted(findings.trials),
         "plates": plates.by_name,
@@ -65,6 +66,10 @@ def _context(findings: Findings, plates: Plates, storage: str | None) -> dict[st
         "script": script,
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
+
+
+def _headline(verdict: Mapping[str, Any]) -> str:
+    return str(verdict.get("headline", verdict["verdict"]))  # files of before 2026-11-26 have the whole sentence only
 
 
 def _environment() -> Environment:

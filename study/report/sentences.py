@@ -1,9 +1,9 @@
 """What the report says in words: of the verdict, of what early losses told of the end, of edges and of failures."""
 
-import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from study.base.names import Outcome
 from study.engine.display import describe
@@ -52,15 +52,6 @@ def trial_in_words(trial: Trial) -> str:
     """Returns what is said of a trial where the pointer rests on it."""
     loss = f", best_val_loss {trial.best_val_loss:.4f}" if trial.steps else ""
     return f"trial {trial.number}: {describe(trial.schedule)}{loss}, {outcome(trial)}"
-
-
-def headline(verdict: str) -> tuple[str, str]:
-    """Splits a verdict into what it says and the figures that it rests on; there may be none."""
-    found = re.fullmatch(r"(.*?) \((95 % interval [^)]*)\)(?:; (.*)|(\..*))", verdict, re.DOTALL)
-    if found is None:
-        return verdict, ""
-    said, figures, aside, more = found.groups()
-    return said + (more or "."), f"{figures}{'; ' + aside if aside else '.'}"
 
 
 def unconfirmed(trials: Sequence[Trial]) -> tuple[str, str]:
@@ -168,6 +159,11 @@ def same_schedules(same_as: Mapping[str, str]) -> str:
     for twin, arm in same_as.items():
         twins.setdefault(arm, []).append(twin)
     return "; ".join(f"{joined(names)}, with the schedule of {arm}" for arm, names in twins.items())
+
+
+def steered_arms(arms: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the arms of a verdict whose rate follows the validation loss that judges them."""
+    return joined([str(arm["arm"]) for arm in arms if arm["schedule"]["kind"] == "val_loss"])
 
 
 def edge_warning(edge: Edge) -> str:

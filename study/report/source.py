@@ -1,6 +1,5 @@
 """Where a report's numbers come from: a study's folder, or MLflow alone. Nothing is written there, nor locked."""
 
-import json
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -12,19 +11,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from optuna.storages import InMemoryStorage
 
-from study.base.errors import UserError
+from study.base.errors import UserError, first_line
 from study.base.names import OUTCOME, TRIAL, TRIALS_PER_GPU, Outcome
 from study.base.uris import HIDDEN, redacted, sqlite_path
+from study.confirm import verdict_file
 from study.records.optuna_study import KNOWN, REASON, SCHEDULE, STATES, open_database, open_storage
 from study.records.study_layout import StudyConfig, StudyFolder
 from study.records.trial_table import table
 from study.report.data import Note, Row
 from study.tracking.reader import TrackedStudy
 
-CONFIRMATION_FILES = ("evaluations.parquet", "verdict.json")
+CONFIRMATION_FILES = ("evaluations.parquet", verdict_file.NAME)
 FILES = frozenset({"study.yaml", "study.copy.yaml", "optuna.journal", "metrics.jsonl", *CONFIRMATION_FILES})
 """What a report reads of a study's folder."""
-VERDICT_FORMAT = "dynamic-dropout-verdict/1"
 CONFIRMATION_ROLE = "confirmation"
 
 
@@ -185,13 +184,11 @@ def _tracked_notes(tracked: TrackedStudy) -> dict[int, Note]:
 
 
 def _read_confirmation(folder: Path) -> Confirmation | None:
-    evaluations, verdict = (folder / name for name in CONFIRMATION_FILES)
-    if not (evaluations.exists() and verdict.exists()):
+    evaluations = folder / CONFIRMATION_FILES[0]
+    verdict = verdict_file.read_verdict(folder)
+    if verdict is None or not evaluations.exists():
         return None
     try:
-        found = json.loads(verdict.read_text(encoding="utf-8"))
-        if found["format"] != VERDICT_FORMAT:
-            raise UserError(f"{verdict} is of format {found['format']!r:.80}, and this tool reads {VERDICT_FORMAT}")
-        return Confirmation(verdict=found, rows=pq.read_table(evaluations).to_pylist())
-    except (KeyError, TypeError, json.JSONDecodeError, pa.ArrowInvalid) as error:
-        raise UserError(f"{folder} is damaged ({type(error).__name__}): run study.confirm again") from None
+        return Confirmation(verdict=verdict, rows=pq.read_table(evaluations).to_pylist())
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{evaluations} is damaged ({first_line(error)}): run study.confirm again") from None

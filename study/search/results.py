@@ -10,6 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
+from study.base.errors import first_line
 from study.base.names import CHECKPOINT, PARENT_RUN
 from study.base.provenance import facts
 from study.base.uris import redacted
@@ -87,7 +88,7 @@ def finish(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Consol
     if completed:
         return 0
     reason = next((trial.user_attrs[REASON] for trial in trials if REASON in trial.user_attrs), "the time was over")
-    print(f"error: no trial of study {config.name} was completed: {reason.splitlines()[0]}", file=sys.stderr)
+    print(f"error: no trial of study {config.name} was completed: {first_line(reason)}", file=sys.stderr)
     return 1
 
 

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
 
-from study.base.errors import UserError
+from study.base.errors import UserError, first_line
 from study.base.names import CHECKPOINT, OUTCOME, ROLE, TRIAL, Outcome, Role
 from study.base.uris import redacted
 from study.tracking.client import check, connect, tracking_uri
@@ -80,7 +80,7 @@ class TrackedStudy:
             for file in files:
                 self._client.log_artifact(self._run_id, str(file), folder)
         except MlflowException as error:
-            raise OSError(redacted(str(error).strip().splitlines()[0])[:200]) from None
+            raise OSError(first_line(error)) from None
 
     def winner(self) -> TrackedTrial:
         """Returns the completed trial with the lowest best_val_loss. Raises UserError if there is none."""
