@@ -9,8 +9,8 @@ import pytest
 
 from study.base.names import Outcome
 from study.records.study_layout import StudyConfig
-from study.report.analysis import Findings
-from study.report.data import Note
+from study.report.analysis import Analysis
+from study.report.data import TrialRecord
 from study.report.page import Report, make_report
 from study.report.source import Confirmation, Source
 from study.training.config import PRESETS
@@ -83,7 +83,9 @@ def source(
     return Source(
         config=config(trials),
         rows=rows(subject, 1.9, trial=0) + rows(CONSTANT, 2.0, trial=1),
-        notes={n: Note(outcome=Outcome.COMPLETED, trials_per_gpu=trials_per_gpu if n else 1) for n in range(2)},
+        records={
+            n: TrialRecord(outcome=Outcome.COMPLETED, trials_per_gpu=trials_per_gpu if n else 1) for n in range(2)
+        },
         study=None,
         confirmation=Confirmation(verdict=verdict | (said or {}), rows=runs),
         facts={},
@@ -119,7 +121,7 @@ def test_arms_carry_mean_deviation_difference_and_p(report: Report) -> None:
 
 
 def test_a_failed_run_does_not_cut_its_arms_curve_short() -> None:
-    assert [(c.arm, c.steps, c.seeds) for c in Findings(source()).curves] == [
+    assert [(c.arm, c.steps, c.seeds) for c in Analysis(source()).curves] == [
         ("top-1", STEPS, 3),
         ("best-constant", STEPS, 3),
     ]

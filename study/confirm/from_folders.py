@@ -25,7 +25,7 @@ from study.corpus import Corpus, load_corpus
 from study.engine.display import describe
 from study.training.config import TrainingConfig
 from study.training.evaluation import windows
-from study.training.evaluation_rows import SCHEMA
+from study.training.evaluation_rows import SCHEMA, best_row
 from study.training.measures import Measures, measure_best
 from study.training.run_folder import RunFolder
 from study.training.schedule_file import read_schedule_file
@@ -212,9 +212,8 @@ def _measure_run(run: Run, corpus: Corpus, device: str, speed: bool) -> None:
         ) from None
     if not speed:
         run.measures.sampling_tokens_per_second = None
-    best = min(run.folder.rows(), key=lambda row: row["val_loss"])
     loss = trainer.mean_loss(windows(corpus.split("full_val"), run.training, trainer.device))
-    run.measures.full_val_loss = [(best["step"], loss)]
+    run.measures.full_val_loss = [(best_row(run.folder.rows())["step"], loss)]
 
 
 def _arms(runs: Sequence[Run], rate: float) -> list[Arm]:

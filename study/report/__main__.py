@@ -69,7 +69,7 @@ def _report(folder: "StudyFolder", args: argparse.Namespace) -> int:
                 attach(tracked, report, Path(scratch))
         except OSError as error:  # the report is made: only its copy in MLflow is missing
             print(f"warning: MLflow did not take the report and its figures: {error}", file=sys.stderr)
-    print(f"{output}: {len(source.notes)} trials of study {args.study}")
+    print(f"{output}: {len(source.records)} trials of study {args.study}")
     return 0
 
 

@@ -13,23 +13,23 @@ from study.report.data import (
     Edge,
     Rung,
     Trial,
-    alone,
     arm_curve,
     make_trials,
     ranked,
     rungs_at,
     trial_curve,
+    unshared,
 )
 from study.report.parameters import Importance, importance, winner_edges
 from study.report.source import Source
 
 
-class Findings:
+class Analysis:
     """What the figures draw and the page says; `source` is where it comes from."""
 
     def __init__(self, source: Source) -> None:
         self.source, self.steps = source, source.config.training.steps
-        self.trials = make_trials(source.rows, source.notes)
+        self.trials = make_trials(source.rows, source.records)
         self.best_first = ranked(self.trials)
         self.winner: Trial | None = next(iter(self.best_first), None)
         self.verdict = source.confirmation.verdict if source.confirmation else None
@@ -37,7 +37,7 @@ class Findings:
     @property
     def ended(self) -> int:
         """How many trials have ended."""
-        return sum(note.outcome is not None for note in self.source.notes.values())
+        return sum(record.outcome is not None for record in self.source.records.values())
 
     @property
     def unfinished(self) -> bool:
@@ -65,9 +65,9 @@ class Findings:
         return None if self.source.study is None else importance(self.source.study)
 
     @cached_property
-    def alone(self) -> list[Trial]:
+    def unshared(self) -> list[Trial]:
         """The completed trials whose time is their own."""
-        return alone(self.trials)
+        return unshared(self.trials)
 
     @property
     def arms(self) -> dict[str, Mapping[str, Any]]:
@@ -86,11 +86,11 @@ class Findings:
         if self.source.confirmation is None:
             if self.winner is None:
                 return []
-            known_good = [t for t in self.best_first if t.note.known_good and t is not self.winner]
+            known_good = [t for t in self.best_first if t.record.known_good and t is not self.winner]
             named = sorted(known_good, key=lambda t: t.number)
             return [
                 trial_curve(f"winner, trial {self.winner.number}", self.winner),
-                *(trial_curve(str(t.note.known_good), t) for t in named),
+                *(trial_curve(str(t.record.known_good), t) for t in named),
             ]
         by_arm: dict[str, list[Mapping[str, Any]]] = {}
         for row in self.source.confirmation.rows:
@@ -105,15 +105,15 @@ class Findings:
         """Returns what one should know before reading on."""
         found: list[str] = list(self.verdict["warnings"]) if self.verdict else []
         if self.unfinished:
-            begun = len(self.source.notes) - self.ended
+            begun = len(self.source.records) - self.ended
             found.append(
                 f"This study is not over: {self.ended} of {sentences.count(self.source.config.trials, 'trial')} have "
                 f"ended, {begun} are under way or were broken off. All of this is of what there is so far."
             )
-        failed = [t for t in self.trials if t.note.outcome is Outcome.FAILED]
+        failed = [t for t in self.trials if t.record.outcome is Outcome.FAILED]
         if failed and self.winner is not None:
             which = f"{sentences.count(len(failed), 'trial')} failed and count for nothing"
-            found.append(f"{which}; the first: {sentences.reason(failed[0])}")
+            found.append(f"{which}; the first: {sentences.failure_reason(failed[0])}")
         confirmed = self.arms.get(self.verdict["same_as"].get("top-1", "top-1")) if self.verdict else None
         if confirmed is not None and self.winner is not None and confirmed["schedule"] != self.winner.schedule:
             now = describe(self.winner.schedule)

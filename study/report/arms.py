@@ -12,7 +12,7 @@ from study.report.data import Curve
 from study.report.style import NARROW, colour, figure, label_ends
 
 SOLID, DASHED, DOTTED = "solid", (0, (6, 2.5)), (0, (1.5, 2))
-LOOKS: dict[str, tuple[str, Any]] = {  # by arm, or what it begins with
+LINE_STYLES: dict[str, tuple[str, Any]] = {  # by arm, or what it begins with
     "top-1-reversed": ("purple", SOLID),
     "top-1": ("accent", SOLID),
     "top-2": ("accent", DASHED),
@@ -34,8 +34,8 @@ SETTLED = 0.35
 """Share of the steps after which losses are near their end: the frame is made for what follows."""
 
 
-def _look(arm: str) -> tuple[str, Any]:
-    return next((look for name, look in LOOKS.items() if arm.startswith(name)), ("gold", SOLID))
+def _line_style(arm: str) -> tuple[str, Any]:
+    return next((look for name, look in LINE_STYLES.items() if arm.startswith(name)), ("gold", SOLID))
 
 
 def draw_rates_and_losses(curves: Sequence[Curve], baseline: str | None, width: float) -> Figure:
@@ -57,7 +57,7 @@ def draw_rates_and_losses(curves: Sequence[Curve], baseline: str | None, width: 
     rates.set_ylim(0, max(0.05, *winner.dropout_rates) * 1.15)
     rates.set_ylabel("dropout rate")
     rates.set_title(describe(winner.schedule), color=colour("accent"))
-    looks = {curve.arm: ("accent", SOLID) if curve is winner else _look(curve.arm) for curve in curves}
+    looks = {curve.arm: ("accent", SOLID) if curve is winner else _line_style(curve.arm) for curve in curves}
     for curve in reversed(curves):
         shade, dashes = looks[curve.arm]
         strong = curve is winner or curve.arm == baseline

@@ -1,29 +1,30 @@
-"""From a study's evaluations to what its report says and draws: pure functions of rows."""
+"""The data behind a report: pure functions from evaluations to trials, ranks, fronts and curves."""
 
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from statistics import fmean, stdev
 from typing import Any
 
+import pandas as pd
 from scipy.stats import spearmanr
 
 from study.base.names import Outcome
+from study.base.ranking import best_first
 
 Row = Mapping[str, Any]
 """One evaluation, with the columns of trials.parquet."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Note:
-    """What the study knows of a trial beside its evaluations.
+class TrialRecord:
+    """A trial in the study's records, without its evaluations.
 
     Attributes:
-        outcome: None if the trial has no end yet.
-        schedule: None if its driver died before it was kept.
-        trials_per_gpu: how many trials shared the trial's GPU, at most, over all sessions.
+        outcome: None if the trial has not ended.
+        schedule: None if the driver crashed before it stored the schedule.
+        trials_per_gpu: the most trials that shared the trial's GPU in any session.
     """
 
     outcome: Outcome | None
@@ -35,10 +36,10 @@ class Note:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One trial: its schedule, its end, and a value for each of its evaluations. A failed one may have none."""
+    """A trial: its record, its schedule, and a value for each of its evaluations. A failed trial may have none."""
 
     number: int
-    note: Note
+    record: TrialRecord
     schedule: dict[str, Any]
     steps: tuple[int, ...]
     dropout_rates: tuple[float, ...]
@@ -62,26 +63,26 @@ class Trial:
         return self.steps[self.val_losses.index(min(self.val_losses))]
 
     def completed(self) -> bool:
-        """Whether it reached its end, and its evaluations are at hand."""
-        return self.note.outcome is Outcome.COMPLETED and bool(self.steps)
+        """Whether the trial completed and its evaluations are available."""
+        return self.record.outcome is Outcome.COMPLETED and bool(self.steps)
 
 
-def make_trials(rows: Iterable[Row], notes: Mapping[int, Note]) -> list[Trial]:
-    """Returns the trials of a study by number, those without any evaluation too, if their schedule is known."""
+def make_trials(rows: Iterable[Row], records: Mapping[int, TrialRecord]) -> list[Trial]:
+    """Returns the trials of a study by number; trials without evaluations too, if their schedule is known."""
     evaluations = {
         number: sorted(group, key=lambda row: row["step"])
         for number, group in groupby(sorted(rows, key=lambda row: row["trial"]), key=lambda row: int(row["trial"]))
     }
     trials = []
-    for number in sorted(evaluations.keys() | notes.keys()):
+    for number in sorted(evaluations.keys() | records.keys()):
         mine = evaluations.get(number, [])
-        note = notes.get(number) or Note(outcome=None)
-        schedule = json.loads(mine[0]["schedule"]) if mine else note.schedule
+        record = records.get(number) or TrialRecord(outcome=None)
+        schedule = json.loads(mine[0]["schedule"]) if mine else record.schedule
         if schedule is not None:
             trials.append(
                 Trial(
                     number=number,
-                    note=note,
+                    record=record,
                     schedule=schedule,
                     steps=tuple(row["step"] for row in mine),
                     dropout_rates=tuple(row["dropout_rate"] for row in mine),
@@ -94,13 +95,13 @@ def make_trials(rows: Iterable[Row], notes: Mapping[int, Note]) -> list[Trial]:
 
 
 def ranked(trials: Iterable[Trial]) -> list[Trial]:
-    """Returns the completed trials, best first; of equals the earlier one."""
-    return sorted((t for t in trials if t.completed()), key=lambda t: (t.best_val_loss, t.number))
+    """Returns the completed trials, best first."""
+    return best_first((t for t in trials if t.completed()), loss=lambda t: t.best_val_loss, number=lambda t: t.number)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Best:
-    """The best completed trial when a trial ended, and the training that all trials up to that one took."""
+class BestSoFar:
+    """The best loss among the completed trials up to a number, and the summed training time of these trials."""
 
     number: int
     train_seconds: float
@@ -108,9 +109,9 @@ class Best:
     completed: bool
 
 
-def best_so_far(trials: Sequence[Trial]) -> list[Best]:
-    """Returns, for each trial that has evaluations, in order of number, the best loss of a completed one up to it."""
-    found: list[Best] = []
+def best_so_far(trials: Sequence[Trial]) -> list[BestSoFar]:
+    """Returns the best loss so far at each trial that has evaluations, by number."""
+    found: list[BestSoFar] = []
     seconds, best = 0.0, None
     for trial in trials:
         if trial.steps:
@@ -118,7 +119,7 @@ def best_so_far(trials: Sequence[Trial]) -> list[Best]:
             if trial.completed():
                 best = trial.best_val_loss if best is None else min(best, trial.best_val_loss)
             found.append(
-                Best(number=trial.number, train_seconds=seconds, best_val_loss=best, completed=trial.completed())
+                BestSoFar(number=trial.number, train_seconds=seconds, best_val_loss=best, completed=trial.completed())
             )
     return found
 
@@ -132,15 +133,15 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
-    """What an evaluation told of the end.
+    """How well the losses at a step predict the end.
 
     Attributes:
-        step: when it was.
-        correlation: Spearman's, of best_val_loss then and at the end, over the completed trials; None if there is none.
-        completed: how many those are.
-        winner_rank: the winner's place among all trials that had come so far, from 1.
-        reached: how many those are.
-        stopped: how many of them were stopped here.
+        correlation: Spearman's, of best_val_loss at the step and at the end, over the completed trials; None if
+            undefined.
+        completed: the number of completed trials.
+        winner_rank: the later winner's rank at this step, from 1, among all trials that reached it.
+        reached: the number of trials that reached the step.
+        stopped: the number of trials that were stopped at the step.
     """
 
     step: int
@@ -152,12 +153,12 @@ class Rung:
 
 
 def rungs_at(steps: Iterable[int], trials: Sequence[Trial]) -> list[Rung]:
-    """Returns what the first evaluation at or after each step told of the end."""
+    """Returns a Rung for each step, from the first evaluation at or after it."""
     completed = ranked(trials)
     rungs = []
     for step in steps:
         then = {t.number: loss for t in trials if (loss := _best_at(t, step)) is not None}
-        stopped = (t for t in trials if t.note.outcome is Outcome.STOPPED_EARLY and t.number in then)
+        stopped = (t for t in trials if t.record.outcome is Outcome.STOPPED_EARLY and t.number in then)
         ends = [t for t in completed if t.number in then]
         winner = then.get(completed[0].number) if completed else None
         rungs.append(
@@ -182,15 +183,15 @@ def _best_at(trial: Trial, step: int) -> float | None:
     return None if i is None else trial.best_val_losses[i]
 
 
-def alone(trials: Iterable[Trial]) -> list[Trial]:
-    """Returns the completed trials that had their slot to themselves: sharing a GPU falsifies the time."""
-    return [t for t in trials if t.completed() and t.note.trials_per_gpu == 1]
+def unshared(trials: Iterable[Trial]) -> list[Trial]:
+    """Returns the completed trials that shared no GPU: sharing lengthens the training time."""
+    return [t for t in trials if t.completed() and t.record.trials_per_gpu == 1]
 
 
 def pareto_front(trials: Iterable[Trial]) -> list[Trial]:
-    """Returns the trials that no other one equals or beats in both time and loss, fastest first.
+    """Returns the trials that no other trial equals or beats in both time and loss, fastest first.
 
-    Of several with the same time and loss the first one is taken.
+    Of several trials with the same time and loss, the first counts.
     """
     front: list[Trial] = []
     for trial in sorted(trials, key=lambda t: (t.train_seconds, t.best_val_loss, t.number)):
@@ -245,20 +246,18 @@ class Curve:
 
 def arm_curve(arm: str, rows: Iterable[Row]) -> Curve:
     """Returns the curve of an arm, at the steps that all of its seeds have reached."""
-    by_seed: dict[int, dict[int, Row]] = {}
-    for row in rows:
-        by_seed.setdefault(row["seed"], {})[row["step"]] = row
-    steps = sorted(set.intersection(*(set(seed) for seed in by_seed.values())))
-    at = [[seed[step] for seed in by_seed.values()] for step in steps]
-    losses = [[row["val_loss"] for row in found] for found in at]
+    table = pd.DataFrame(list(rows))
+    seeds = table.seed.nunique()
+    by_step = table.groupby("step").filter(lambda at: len(at) == seeds).groupby("step")
+    losses = by_step.val_loss
     return Curve(
         arm=arm,
-        schedule=json.loads(at[0][0]["schedule"]),
-        steps=tuple(steps),
-        dropout_rates=tuple(fmean(row["dropout_rate"] for row in found) for found in at),
-        val_losses=tuple(fmean(values) for values in losses),
-        deviations=tuple(stdev(values) if len(values) > 1 else 0.0 for values in losses),
-        seeds=len(by_seed),
+        schedule=json.loads(table.schedule[0]),
+        steps=tuple(int(step) for step in by_step.groups),
+        dropout_rates=tuple(by_step.dropout_rate.mean()),
+        val_losses=tuple(losses.mean()),
+        deviations=tuple(losses.std().fillna(0.0)),
+        seeds=seeds,
     )
 
 

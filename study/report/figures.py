@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from model.schedules import ValLoss, from_dict
-from study.report.data import Best, Rung, Trial, pareto_front, ranked
+from study.report.data import BestSoFar, Rung, Trial, pareto_front, ranked
 from study.report.style import LEVELS, NARROW, colour, figure, level
 
 
@@ -83,7 +83,7 @@ def _draw_key(axes: Axes, best_first: Sequence[Trial]) -> None:
         )
 
 
-def draw_best_so_far(history: Sequence[Best], trials: Sequence[Trial], width: float) -> Figure:
+def draw_best_so_far(history: Sequence[BestSoFar], trials: Sequence[Trial], width: float) -> Figure:
     """Draws the best loss so far over trials, and over the training time that all trials up to one took."""
     narrow = width == NARROW
     drawn = figure(width, 460 if narrow else 260)
@@ -103,7 +103,7 @@ def draw_best_so_far(history: Sequence[Best], trials: Sequence[Trial], width: fl
             axes.plot(*zip(*best, strict=True), color=colour("accent"), drawstyle="steps-post", linewidth=2.4)
         for x, b in zip(xs, history, strict=True):
             if losses[b.number] <= top:
-                _mark(axes, x, losses[b.number], b.completed, f"trial-{b.number}")
+                _draw_trial(axes, x, losses[b.number], b.completed, f"trial-{b.number}")
             else:
                 (mark,) = axes.plot(x, top, "^", color=colour("grey"), markersize=5, clip_on=False)
                 mark.set_gid(f"trial-{b.number}")
@@ -115,7 +115,7 @@ def draw_best_so_far(history: Sequence[Best], trials: Sequence[Trial], width: fl
     return drawn
 
 
-def _mark(axes: Axes, x: float, y: float, completed: bool, gid: str, shade: str = "accent") -> None:
+def _draw_trial(axes: Axes, x: float, y: float, completed: bool, gid: str, shade: str = "accent") -> None:
     """Marks a trial: filled if it reached its end, hollow if not."""
     (point,) = axes.plot(
         x, y, "o", markersize=5.5, color=colour(shade if completed else "grey"),
@@ -137,7 +137,7 @@ def draw_kinds(trials: Sequence[Trial], width: float) -> Figure:
         if ended:
             axes.plot([median(ended)] * 2, [row - 0.33, row + 0.33], color=colour("accent"), linewidth=2)
         for i, trial in enumerate(mine):
-            _mark(axes, trial.best_val_loss, row + 0.1 * (i % 3 - 1), trial.completed(), f"trial-{trial.number}")
+            _draw_trial(axes, trial.best_val_loss, row + 0.1 * (i % 3 - 1), trial.completed(), f"trial-{trial.number}")
     axes.set_yticks(range(len(groups)), groups)
     axes.tick_params(axis="y", labelcolor=colour("ink"))
     axes.set_ylim(len(groups) - 0.4, -0.6)
@@ -180,7 +180,7 @@ def draw_pareto(trials: Sequence[Trial], width: float) -> Figure:
         x, y = ([getattr(t, name) for t in front] for name in ("train_seconds", "best_val_loss"))
         axes.plot(x, y, color=colour("accent"), drawstyle="steps-post", linewidth=1.6)
     for trial in trials:
-        _mark(
+        _draw_trial(
             axes, trial.train_seconds, trial.best_val_loss, True, f"trial-{trial.number}",
             "accent" if trial in front else "grey",
         )  # fmt: skip

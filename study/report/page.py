@@ -12,8 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from study.base.provenance import utc_now
 from study.engine.display import describe
 from study.report import sentences, style
-from study.report.analysis import Findings
-from study.report.captions import Plates
+from study.report.analysis import Analysis
+from study.report.captions import ReportFigures
 from study.report.source import Source
 
 
@@ -27,15 +27,15 @@ class Report:
 
 def make_report(source: Source, storage: str | None = None) -> Report:
     """Makes the report of a study. `storage` is where its folder lies, if that is not the default."""
-    findings = Findings(source)
-    plates = Plates(findings)
-    html = _environment().get_template("page.html").render(_context(findings, plates, storage))
-    return Report(html=html, figures={d.name: style.standalone(d.wide) for d in plates.drawings()})
+    analysis = Analysis(source)
+    figures = ReportFigures(analysis)
+    html = _environment().get_template("page.html").render(_context(analysis, figures, storage))
+    return Report(html=html, figures={d.name: style.standalone(d.wide) for d in figures.drawings()})
 
 
-def _context(findings: Findings, plates: Plates, storage: str | None) -> dict[str, Any]:
-    source, config, verdict = findings.source, findings.source.config, findings.verdict
-    headline, worth = (_headline(verdict), None) if verdict else sentences.unconfirmed(findings.trials)
+def _context(analysis: Analysis, figures: ReportFigures, storage: str | None) -> dict[str, Any]:
+    source, config, verdict = analysis.source, analysis.source.config, analysis.verdict
+    headline, worth = (_headline(verdict), None) if verdict else sentences.unconfirmed(analysis.trials)
     script = _read("sort.js")
     return {
         "config": config,
@@ -43,21 +43,21 @@ def _context(findings: Findings, plates: Plates, storage: str | None) -> dict[st
         "made": utc_now(),
         "verdict": verdict,
         "headline": headline,
-        "figures": verdict.get("figures", "") if verdict else "",
+        "verdict_figures": verdict.get("figures", "") if verdict else "",
         "worth": worth,
-        "confirm": sentences.confirm_command(config.name, storage) if findings.winner else None,
-        "resume": sentences.resume_command(config.name, storage) if findings.unfinished else None,
-        "notices": findings.notices(),
+        "confirm": sentences.confirm_command(config.name, storage) if analysis.winner else None,
+        "resume": sentences.resume_command(config.name, storage) if analysis.unfinished else None,
+        "notices": analysis.notices(),
         "steered": sentences.steered_arms(verdict["arms"]) if verdict else "",
         "same": sentences.same_schedules(verdict["same_as"]) if verdict else "",
-        "counted": sentences.counted(findings.trials),
-        "plates": plates.by_name,
-        "slices": plates.slices,
-        "grace": sentences.grace_period(findings.rungs, findings.evaluations, config.scheduler),
-        "edges": [sentences.edge_warning(edge) for edge in findings.edges],
+        "trial_counts": sentences.trial_counts(analysis.trials),
+        "figures": figures.by_name,
+        "slices": figures.slices,
+        "grace": sentences.grace_period(analysis.rungs, analysis.evaluations, config.scheduler),
+        "edges": [sentences.edge_warning(edge) for edge in analysis.edges],
         "has_parameters": source.study is not None,
-        "trials": sorted(findings.trials, key=lambda t: (not t.steps, t.best_val_loss if t.steps else 0, t.number)),
-        "winner": findings.winner,
+        "trials": sorted(analysis.trials, key=lambda t: (not t.steps, t.best_val_loss if t.steps else 0, t.number)),
+        "winner": analysis.winner,
         "pages": source.pages,
         "variables": style.variables(),
         "svg_rules": style.SVG_RULES,

@@ -18,7 +18,7 @@ from study.confirm import verdict_file
 from study.records.optuna_study import KNOWN, REASON, SCHEDULE, STATES, open_database, open_storage
 from study.records.study_layout import StudyConfig, StudyFolder
 from study.records.trial_table import table
-from study.report.data import Note, Row
+from study.report.data import Row, TrialRecord
 from study.tracking.reader import TrackedStudy
 
 CONFIRMATION_FILES = ("evaluations.parquet", verdict_file.NAME)
@@ -41,7 +41,7 @@ class Source:
 
     Attributes:
         rows: the evaluations, as trials.parquet has them; the outcome of a trial without an end is None.
-        notes: what is known of each trial beside them.
+        records: what is known of each trial beside them.
         study: Optuna's record; None if it is not at hand.
         facts: commit and versions, as far as known.
         pages: the address of each trial's MLflow page, where there is a server.
@@ -49,7 +49,7 @@ class Source:
 
     config: StudyConfig
     rows: list[dict[str, Any]]
-    notes: dict[int, Note]
+    records: dict[int, TrialRecord]
     study: optuna.Study | None
     confirmation: Confirmation | None
     facts: dict[str, str]
@@ -99,7 +99,7 @@ def of_study(
     return Source(
         config=config,
         rows=table(folder, study, unfinished=None),
-        notes=_notes(study),
+        records=_optuna_records(study),
         study=study,
         confirmation=_read_confirmation(folder.path / "confirmation"),
         facts=facts,
@@ -132,7 +132,7 @@ def from_mlflow(tracked: TrackedStudy, database: str | None) -> Source:
         return Source(
             config=config,
             rows=pq.read_table(folder.table).to_pylist(),
-            notes=_tracked_notes(tracked) if study is None else _notes(study),
+            records=_mlflow_records(tracked) if study is None else _optuna_records(study),
             study=study,
             confirmation=_read_confirmation(confirmation),
             facts=tracked.tags,
@@ -156,10 +156,10 @@ def _load_optuna_study(config: StudyConfig, journal: Path, database: str | None)
         raise UserError(f"there is no study {config.name} in {redacted(url or str(journal))}") from None
 
 
-def _notes(study: optuna.Study) -> dict[int, Note]:
+def _optuna_records(study: optuna.Study) -> dict[int, TrialRecord]:
     outcomes = {state: outcome for outcome, state in STATES.items()}
     return {
-        trial.number: Note(
+        trial.number: TrialRecord(
             outcome=outcomes.get(trial.state),
             schedule=trial.user_attrs.get(SCHEDULE),
             reason=trial.user_attrs.get(REASON),
@@ -171,9 +171,9 @@ def _notes(study: optuna.Study) -> dict[int, Note]:
     }
 
 
-def _tracked_notes(tracked: TrackedStudy) -> dict[int, Note]:
+def _mlflow_records(tracked: TrackedStudy) -> dict[int, TrialRecord]:
     return {
-        int(run.data.tags[TRIAL]): Note(
+        int(run.data.tags[TRIAL]): TrialRecord(
             outcome=Outcome(run.data.tags[OUTCOME]) if OUTCOME in run.data.tags else None,
             reason=run.data.tags.get(REASON),
             known_good=run.data.tags.get(KNOWN),
