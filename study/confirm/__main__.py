@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("give --study NAME, or --runs DIR... with the folders of runs made elsewhere")
     known = {f.name for f in fields(ConfirmOptions if runs is None else RunsOptions)}
     if foreign := [name for name in given if name not in known]:
-        raise UserError(f"{cli.flag(foreign[0])} is of no use with {'--study' if runs is None else '--runs'}")
+        raise UserError(f"{cli.flag(foreign[0])} cannot be combined with {'--study' if runs is None else '--runs'}")
     console = Console(width=None if sys.stdout.isatty() else 160)
     if runs is not None:
         from study.confirm.from_folders import judge_runs
