@@ -139,7 +139,7 @@ def test_trials_lead_to_their_runs(report: Report) -> None:
 
 
 def test_a_winner_found_since_is_named() -> None:
-    assert "another winner since it was confirmed, linear 0.5 to 0: confirm it again" in words(
+    assert "another winner since its confirmation, linear 0.5 to 0: confirm it again" in words(
         make_report(source(subject=LINEAR | {"initial_rate": 0.5}))
     )
 

@@ -1,4 +1,4 @@
-"""A verdict on the screen: the arms, the sentence, and the paper's table."""
+"""Prints a verdict: the arms, the sentence, and the paper's table."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ Summary = Mapping[str, Any] | None
 
 
 def show_verdict(verdict: Mapping[str, Any], console: Console) -> None:
-    """Prints what verdict.json says."""
+    """Prints the content of verdict.json."""
     console.print(_arms(verdict))
     for name, other in verdict["same_as"].items():
         _print(console, f"{name} is the same schedule as {other}")
@@ -22,7 +22,7 @@ def show_verdict(verdict: Mapping[str, Any], console: Console) -> None:
         _print(console, f"the validation loss that judges {', '.join(steered)} also steers it: see its test loss")
     if verdict["published"]:
         values = ", ".join(f"{value} ({who})" for who, value in verdict["published"].items())
-        _print(console, f"full_val_loss stands beside published best validation losses: {values}")
+        _print(console, f"published best validation losses, comparable to full_val_loss: {values}")
     console.print()
     _print(console, verdict["verdict"], style="bold")
     if verdict["paper"]["claims"]:

@@ -1,4 +1,4 @@
-"""All that a report has to say of a study, found once."""
+"""The analysis behind a report: each result is computed once, for figures, captions and sentences."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -25,7 +25,7 @@ from study.report.source import Source
 
 
 class Analysis:
-    """What the figures draw and the page says; `source` is where it comes from."""
+    """The results of a study, computed from `source`."""
 
     def __init__(self, source: Source) -> None:
         self.source, self.steps = source, source.config.training.steps
@@ -41,22 +41,22 @@ class Analysis:
 
     @property
     def unfinished(self) -> bool:
-        """Whether the study lacks trials."""
+        """Whether the study has trials left to run."""
         return self.ended < self.source.config.trials
 
     @cached_property
     def rungs(self) -> list[Rung]:
-        """What ASHA saw, or would have seen."""
+        """ASHA's rungs, or the rungs that it would have had."""
         return rungs_at(rungs(self.steps, self.source.config.grace_steps), self.trials)
 
     @cached_property
     def evaluations(self) -> list[Rung]:
-        """What each evaluation between the first and the last told of the end."""
+        """Each step between the first and the last evaluation, as a rung."""
         return rungs_at(sorted({step for t in self.trials for step in t.steps if 0 < step < self.steps}), self.trials)
 
     @cached_property
     def edges(self) -> list[Edge]:
-        """The winner's parameters at an end of their range."""
+        """The winner's parameters that lie at an end of their range."""
         return [] if self.source.study is None else winner_edges(self.source.study)
 
     @cached_property
@@ -66,7 +66,7 @@ class Analysis:
 
     @cached_property
     def unshared(self) -> list[Trial]:
-        """The completed trials whose time is their own."""
+        """The completed trials that shared no GPU."""
         return unshared(self.trials)
 
     @property
@@ -76,13 +76,13 @@ class Analysis:
 
     @property
     def compared(self) -> list[Mapping[str, Any]]:
-        """The arms that were compared with the baseline, best first."""
+        """The arms that have a difference from the baseline, best first."""
         found = [arm for arm in self.arms.values() if arm["difference"] is not None]
         return sorted(found, key=lambda arm: arm["difference"]["mean"])
 
     @cached_property
     def curves(self) -> list[Curve]:
-        """The winner's curve and those of the controls: of the confirmation, or of single trials."""
+        """The curves of the winner and its controls: arms of the confirmation, or single trials."""
         if self.source.confirmation is None:
             if self.winner is None:
                 return []
@@ -95,27 +95,27 @@ class Analysis:
         by_arm: dict[str, list[Mapping[str, Any]]] = {}
         for row in self.source.confirmation.rows:
             if row["outcome"] == Outcome.FAILED:
-                continue  # it would cut the arm's mean short
+                continue  # its curve would shorten the arm's mean
             by_arm.setdefault(str(row["arm"]), []).append(row)
         first = self.source.confirmation.verdict["subject"] or "top-1"
         names = sorted((name for name in self.arms if name in by_arm), key=lambda name: name != first)
         return [arm_curve(name, by_arm[name]) for name in names]
 
     def notices(self) -> list[str]:
-        """Returns what one should know before reading on."""
+        """Returns the warnings that stand above the figures."""
         found: list[str] = list(self.verdict["warnings"]) if self.verdict else []
         if self.unfinished:
             begun = len(self.source.records) - self.ended
             found.append(
                 f"This study is not over: {self.ended} of {sentences.count(self.source.config.trials, 'trial')} have "
-                f"ended, {begun} are under way or were broken off. All of this is of what there is so far."
+                f"ended, {begun} are under way or were interrupted. This report covers the evaluations so far."
             )
         failed = [t for t in self.trials if t.record.outcome is Outcome.FAILED]
         if failed and self.winner is not None:
-            which = f"{sentences.count(len(failed), 'trial')} failed and count for nothing"
+            which = f"{sentences.count(len(failed), 'trial')} failed and have no loss"
             found.append(f"{which}; the first: {sentences.failure_reason(failed[0])}")
         confirmed = self.arms.get(self.verdict["same_as"].get("top-1", "top-1")) if self.verdict else None
         if confirmed is not None and self.winner is not None and confirmed["schedule"] != self.winner.schedule:
             now = describe(self.winner.schedule)
-            found.append(f"The search has another winner since it was confirmed, {now}: confirm it again.")
+            found.append(f"The search has found another winner since its confirmation, {now}: confirm it again.")
         return found

@@ -1,4 +1,4 @@
-"""The figures of a search: its schedules, what they reached, in what time, and what early losses told of the end."""
+"""The figures of a search: its schedules, their losses and times, and how well early losses predicted the end."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from study.report.style import LEVELS, NARROW, colour, figure, level
 
 
 def draw_schedules(trials: Sequence[Trial], steps: int, width: float) -> Figure:
-    """Draws each trial's rate over the steps, a panel a kind: completed trials in the colour of their rank."""
+    """Draws each trial's rate over the steps, one panel per kind; completed trials have the colour of their rank."""
     best_first = ranked(trials)
     places = {trial.number: place for place, trial in enumerate(best_first)}
     seen = [t for t in (*best_first, *trials) if t.steps]
@@ -48,7 +48,7 @@ def draw_schedules(trials: Sequence[Trial], steps: int, width: float) -> Figure:
 
 def _draw_schedule(panel: Axes, trial: Trial, place: int | None, completed: int, steps: int) -> None:
     schedule = from_dict(trial.schedule)
-    if isinstance(schedule, ValLoss):  # only its evaluations know
+    if isinstance(schedule, ValLoss):  # only its evaluations record its rates
         x, y = np.array(trial.steps, float), np.array(trial.dropout_rates)
     else:
         x = np.linspace(0, trial.steps[-1], 101)
@@ -84,7 +84,7 @@ def _draw_key(axes: Axes, best_first: Sequence[Trial]) -> None:
 
 
 def draw_best_so_far(history: Sequence[BestSoFar], trials: Sequence[Trial], width: float) -> Figure:
-    """Draws the best loss so far over trials, and over the training time that all trials up to one took."""
+    """Draws the best loss so far over the trials, and over their summed training time."""
     narrow = width == NARROW
     drawn = figure(width, 460 if narrow else 260)
     panels = drawn.subplots(2 if narrow else 1, 1 if narrow else 2, sharey=True, squeeze=False).ravel()
@@ -116,7 +116,7 @@ def draw_best_so_far(history: Sequence[BestSoFar], trials: Sequence[Trial], widt
 
 
 def _draw_trial(axes: Axes, x: float, y: float, completed: bool, gid: str, shade: str = "accent") -> None:
-    """Marks a trial: filled if it reached its end, hollow if not."""
+    """Draws a trial as a point: filled if it completed, hollow if not."""
     (point,) = axes.plot(
         x, y, "o", markersize=5.5, color=colour(shade if completed else "grey"),
         markerfacecolor=colour(shade) if completed else "none", markeredgewidth=1.2, alpha=0.9,
@@ -125,7 +125,7 @@ def _draw_trial(axes: Axes, x: float, y: float, completed: bool, gid: str, shade
 
 
 def draw_kinds(trials: Sequence[Trial], width: float) -> Figure:
-    """Draws the losses of each kind of schedule, best kind first; completed trials filled, with their median."""
+    """Draws the losses of each kind of schedule, best kind first, with the median of the completed trials."""
     seen = [t for t in trials if t.steps]
     groups: dict[str, list[Trial]] = {}
     for trial in sorted(seen, key=lambda t: (not t.completed(), t.best_val_loss)):
@@ -147,7 +147,7 @@ def draw_kinds(trials: Sequence[Trial], width: float) -> Figure:
 
 
 def draw_rungs(everywhere: Sequence[Rung], rungs: Sequence[Rung], steps: int, width: float) -> Figure:
-    """Draws the rank correlation of the loss at each evaluation with the loss at the end, and where ASHA looks."""
+    """Draws the rank correlation of the losses at each evaluation with the final losses, and ASHA's rungs."""
     drawn = figure(width, 250)
     axes = drawn.subplots()
     known = [(rung.step, rung.correlation) for rung in everywhere if rung.correlation is not None]

@@ -1,4 +1,4 @@
-"""A study's report as one HTML page that needs nothing else, and its figures as files."""
+"""Makes the report of a study: one HTML page that needs no other file, and its figures."""
 
 import base64
 import hashlib
@@ -19,14 +19,14 @@ from study.report.source import Source
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The page, and each figure as an SVG file's text, by its name."""
+    """The page, and the text of an SVG file for each figure, by name."""
 
     html: str
     figures: dict[str, str]
 
 
 def make_report(source: Source, storage: str | None = None) -> Report:
-    """Makes the report of a study. `storage` is where its folder lies, if that is not the default."""
+    """Makes the report of a study. `storage` is the folder or URI of studies, if it is not the default."""
     analysis = Analysis(source)
     figures = ReportFigures(analysis)
     html = _environment().get_template("page.html").render(_context(analysis, figures, storage))
@@ -69,13 +69,13 @@ def _context(analysis: Analysis, figures: ReportFigures, storage: str | None) ->
 
 
 def _headline(verdict: Mapping[str, Any]) -> str:
-    return str(verdict.get("headline", verdict["verdict"]))  # files of before 2026-11-26 have the whole sentence only
+    return str(verdict.get("headline", verdict["verdict"]))  # older files have the whole sentence only
 
 
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("study.report", "."),
-        autoescape=True,  # names, schedules and reasons are foreign
+        autoescape=True,  # names, schedules and reasons come from users and files
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

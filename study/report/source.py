@@ -1,4 +1,4 @@
-"""Where a report's numbers come from: a study's folder, or MLflow alone. Nothing is written there, nor locked."""
+"""Reads the data of a report from a study's folder or from MLflow alone. It writes and locks nothing there."""
 
 import sys
 import tempfile
@@ -23,13 +23,13 @@ from study.tracking.reader import TrackedStudy
 
 CONFIRMATION_FILES = ("evaluations.parquet", verdict_file.NAME)
 FILES = frozenset({"study.yaml", "study.copy.yaml", "optuna.journal", "metrics.jsonl", *CONFIRMATION_FILES})
-"""What a report reads of a study's folder."""
+"""The files that a report reads from a study's folder."""
 CONFIRMATION_ROLE = "confirmation"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation:
-    """What study.confirm found: its verdict.json, and the evaluations of all arms."""
+    """The results of study.confirm: its verdict.json, and the evaluations of all arms."""
 
     verdict: dict[str, Any]
     rows: list[Row]
@@ -37,13 +37,13 @@ class Confirmation:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """All that a report is made from.
+    """The data of a report.
 
     Attributes:
-        rows: the evaluations, as trials.parquet has them; the outcome of a trial without an end is None.
-        records: what is known of each trial beside them.
-        study: Optuna's record; None if it is not at hand.
-        facts: commit and versions, as far as known.
+        rows: the rows of trials.parquet; the outcome of a trial that has not ended is None.
+        records: each trial without its evaluations.
+        study: the Optuna study; None if it is not available.
+        facts: commit and versions, where known.
         pages: the address of each trial's MLflow page, where there is a server.
     """
 
@@ -57,13 +57,14 @@ class Source:
 
 
 def tracked_study(folder: StudyFolder | None, name: str, uri: str | None) -> TrackedStudy | None:
-    """Finds a study in MLflow: at `uri`, or where its config says that it was.
+    """Finds a study in MLflow: at `uri`, or at the URI in the study's config.
 
     Args:
-        folder: of the study; None if it is to be read from MLflow alone.
+        folder: the study's folder; None to read the study from MLflow alone.
 
     Raises:
-        UserError: if it is not at `uri`, or, without a folder, nowhere. With one, the report does without MLflow.
+        UserError: if the study is not at `uri`, or if there is no folder and no study in MLflow. With a folder and
+            without `uri`, the report does without MLflow.
     """
     if folder is None or uri is not None:
         return TrackedStudy(uri, name)
@@ -71,19 +72,19 @@ def tracked_study(folder: StudyFolder | None, name: str, uri: str | None) -> Tra
     try:
         return TrackedStudy(None if was == HIDDEN else was, name)
     except UserError as error:
-        print(f"warning: the report has no links, and is not kept in MLflow: {error}", file=sys.stderr)
+        print(f"warning: the report has no links and is not uploaded to MLflow: {error}", file=sys.stderr)
         return None
 
 
 def from_folder(folder: StudyFolder, database: str | None, tracked: TrackedStudy | None) -> Source:
-    """Reads a study where it was run, while it runs too.
+    """Reads a study from its folder, also while the study runs.
 
     Args:
-        database: the URL of its Optuna database, if its config does not keep it.
-        tracked: the study in MLflow, for what only MLflow knows.
+        database: the URL of the Optuna database, if the config does not store it.
+        tracked: the study in MLflow, for commit, versions and links.
 
     Raises:
-        UserError: if its config is damaged, or its Optuna study is not to be found.
+        UserError: if the config is damaged or the Optuna study is missing.
     """
     config = folder.read_config()
     study = _load_optuna_study(config, folder.journal, database)
@@ -108,7 +109,7 @@ def of_study(
 
 
 def from_mlflow(tracked: TrackedStudy, database: str | None) -> Source:
-    """Reads a study from what its runs carry. Raises UserError if that is not there yet."""
+    """Reads a study from the artifacts and tags of its runs. Raises UserError if they do not exist yet."""
     with tempfile.TemporaryDirectory() as name:
         folder = StudyFolder(Path(name), tracked.name)
         folder.path.mkdir()
@@ -116,8 +117,8 @@ def from_mlflow(tracked: TrackedStudy, database: str | None) -> Source:
         found = tracked.download([*wanted, folder.journal.name], folder.path)
         if not found.issuperset(wanted):
             raise UserError(
-                f"study {tracked.name} has no trials.parquet in MLflow: it runs still, or was killed; "
-                "make the report where its folder is (--storage)"
+                f"study {tracked.name} has no trials.parquet in MLflow: it still runs, or it was killed; "
+                "make the report on the machine with its folder (--storage)"
             )
         config = folder.read_config()
         try:
@@ -125,7 +126,7 @@ def from_mlflow(tracked: TrackedStudy, database: str | None) -> Source:
         except UserError:
             if database is not None:
                 raise
-            study = None  # its database may be out of reach from here: the rest of the report does without
+            study = None  # its database may be unreachable: the report leaves out what only Optuna knows
         confirmation = folder.path / "confirmation"
         confirmation.mkdir()
         tracked.download(CONFIRMATION_FILES, confirmation, CONFIRMATION_ROLE)
@@ -143,13 +144,13 @@ def from_mlflow(tracked: TrackedStudy, database: str | None) -> Source:
 def _load_optuna_study(config: StudyConfig, journal: Path, database: str | None) -> optuna.Study:
     url = database or config.optuna_storage
     if url == HIDDEN:
-        raise UserError("the --optuna-storage of the study held a password, which is not kept: give it again")
+        raise UserError("the --optuna-storage of the study held a password, which is not stored: give it again")
     path = journal if url is None else sqlite_path(url)
-    if path is not None and not path.exists():  # opening it would make it
+    if path is not None and not path.exists():  # opening an SQLite file creates it
         raise UserError(f"study {config.name} has lost its Optuna study: there is no {path}")
     storage = open_storage(None, journal) if url is None else open_database(url)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:  # a copy: the study may be written meanwhile, and its file go away
+    try:  # a copy, because a running study changes its storage meanwhile
         optuna.copy_study(from_study_name=config.name, from_storage=storage, to_storage=(copy := InMemoryStorage()))
         return optuna.load_study(study_name=config.name, storage=copy)
     except KeyError:

@@ -1,4 +1,4 @@
-"""Writes a report: the page with trials.parquet beside it, and what goes to MLflow."""
+"""Writes a report: the page, trials.parquet beside it, and their copies in MLflow."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from study.tracking.writer import StudyWriter
 from study.training.evaluation_rows import write_parquet
 
 FIGURES = "figures"
-"""The folder of the figures, among the artifacts too."""
+"""The folder of the figures, on disk and among the artifacts."""
 
 
 def write_report(report: Report, rows: Sequence[dict[str, Any]], output: Path) -> None:
@@ -41,9 +41,9 @@ def write_figures(report: Report, folder: Path) -> list[Path]:
 def report_session(
     config: StudyConfig, folder: StudyFolder, study: optuna.Study, uri: str, writer: StudyWriter
 ) -> Path:
-    """Makes the report of a session that is over, in the study's folder and among its artifacts; returns the page.
+    """Writes the report of a finished session into the study's folder and artifacts; returns the page's path.
 
-    `uri` is the MLflow store's, for links.
+    `uri` is the MLflow store's; the links lead to it.
     """
     pages = run_addresses(uri, writer.experiment_id or "", writer.runs)
     source = of_study(config, folder, study, facts=facts(config.corpus_sha256), pages=pages)
