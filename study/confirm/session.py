@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 from rich.console import Console
 
-from study.base.errors import UserError, WorldError, disk_error, first_line
+from study.base.errors import UserError, WorldError, disk_error
 from study.base.names import PARENT_RUN, Role
 from study.base.provenance import facts
 from study.base.uris import HIDDEN
@@ -41,7 +41,7 @@ from study.engine.shared_corpus import SharedCorpus, share
 from study.engine.trial import trainable
 from study.records.lock import StudyLock
 from study.records.optuna_study import KNOWN, SCHEDULE
-from study.records.storage import Storage
+from study.records.storage import Storage, first_line
 from study.records.uploads import Mirror
 from study.tracking.client import check, tracking_uri
 from study.tracking.deadline import SEND_SECONDS, SEND_SECONDS_AFTER_ERROR, SEND_SECONDS_INTERRUPTED, Deadline

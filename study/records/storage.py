@@ -11,7 +11,8 @@ from typing import IO
 
 from pyarrow import fs
 
-from study.base.errors import UserError, first_line
+from study.base.errors import UserError
+from study.base.errors import first_line as first_line
 from study.base.files import atomic_path, cache_folder
 from study.base.uris import redacted
 

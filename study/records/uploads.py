@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from study.base.errors import UserError, first_line
-from study.records.storage import Storage
+from study.base.errors import UserError
+from study.records.storage import Storage, first_line
 from study.records.study_layout import StudyFolder
 from study.training.run_folder import RunFolder
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from optuna.storages import InMemoryStorage
 
 from study.base.errors import UserError, first_line
-from study.base.names import OUTCOME, TRIAL, TRIALS_PER_GPU, Outcome
+from study.base.names import OUTCOME, TRIAL, TRIALS_PER_GPU, Outcome, Role
 from study.base.uris import HIDDEN, redacted, sqlite_path
 from study.confirm import verdict_file
 from study.records.optuna_study import KNOWN, REASON, SCHEDULE, STATES, open_database, open_storage
@@ -24,7 +24,6 @@ from study.tracking.reader import TrackedStudy
 CONFIRMATION_FILES = ("evaluations.parquet", verdict_file.NAME)
 FILES = frozenset({"study.yaml", "study.copy.yaml", "optuna.journal", "metrics.jsonl", *CONFIRMATION_FILES})
 """The files that a report reads from a study's folder."""
-CONFIRMATION_ROLE = "confirmation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +71,7 @@ def tracked_study(folder: StudyFolder | None, name: str, uri: str | None) -> Tra
     try:
         return TrackedStudy(None if was == HIDDEN else was, name)
     except UserError as error:
-        print(f"warning: the report has no links and is not uploaded to MLflow: {error}", file=sys.stderr)
+        print(f"warning: the report has no links, and is not kept in MLflow: {error}", file=sys.stderr)
         return None
 
 
@@ -129,7 +128,7 @@ def from_mlflow(tracked: TrackedStudy, database: str | None) -> Source:
             study = None  # its database may be unreachable: the report leaves out what only Optuna knows
         confirmation = folder.path / "confirmation"
         confirmation.mkdir()
-        tracked.download(CONFIRMATION_FILES, confirmation, CONFIRMATION_ROLE)
+        tracked.download(CONFIRMATION_FILES, confirmation, Role.CONFIRMATION)
         return Source(
             config=config,
             rows=pq.read_table(folder.table).to_pylist(),
@@ -144,9 +143,9 @@ def from_mlflow(tracked: TrackedStudy, database: str | None) -> Source:
 def _load_optuna_study(config: StudyConfig, journal: Path, database: str | None) -> optuna.Study:
     url = database or config.optuna_storage
     if url == HIDDEN:
-        raise UserError("the --optuna-storage of the study held a password, which is not stored: give it again")
+        raise UserError("the --optuna-storage of the study held a password, which is not kept: give it again")
     path = journal if url is None else sqlite_path(url)
-    if path is not None and not path.exists():  # opening an SQLite file creates it
+    if path is not None and not path.exists():  # opening it would make it
         raise UserError(f"study {config.name} has lost its Optuna study: there is no {path}")
     storage = open_storage(None, journal) if url is None else open_database(url)
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -41,9 +41,9 @@ def write_figures(report: Report, folder: Path) -> list[Path]:
 def report_session(
     config: StudyConfig, folder: StudyFolder, study: optuna.Study, uri: str, writer: StudyWriter
 ) -> Path:
-    """Writes the report of a finished session into the study's folder and artifacts; returns the page's path.
+    """Makes the report of a session that is over, in the study's folder and among its artifacts; returns the page.
 
-    `uri` is the MLflow store's; the links lead to it.
+    `uri` is the MLflow store's, for links.
     """
     pages = run_addresses(uri, writer.experiment_id or "", writer.runs)
     source = of_study(config, folder, study, facts=facts(config.corpus_sha256), pages=pages)

@@ -5,7 +5,7 @@ from contextlib import suppress
 import optuna
 from rich.console import Console
 
-from study.base.errors import UserError, WorldError, disk_error, first_line
+from study.base.errors import UserError, WorldError, disk_error
 from study.base.provenance import facts
 from study.engine.cluster import Room
 from study.engine.display import Display, duration
@@ -16,6 +16,7 @@ from study.engine.searcher import StudySearcher, ask_known_good_first, open_optu
 from study.engine.trial import Job, trainable
 from study.records.lock import StudyLock
 from study.records.optuna_study import finished, open_storage
+from study.records.storage import first_line
 from study.search.plan import Plan
 from study.search.results import bring_evaluations, finish
 from study.tracking.deadline import SEND_SECONDS, SEND_SECONDS_AFTER_ERROR, SEND_SECONDS_INTERRUPTED
