@@ -18,7 +18,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 import mlflow
 from mlflow import MlflowClient
 
-from study.base.errors import UserError, first_line
+from study.base.errors import UserError
 from study.base.uris import absolute, redacted, sqlite_path
 
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # its errors reach us, and are said in a line
@@ -79,7 +79,8 @@ def connect(uri: str) -> MlflowClient:
     try:
         return MlflowClient(tracking_uri=uri)
     except Exception as error:  # whatever the driver of the store raises, it is the URI that does not work
-        raise UserError(f"tracking URI {redacted(uri)} cannot be used: {first_line(error)}") from None
+        reason = redacted((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
+        raise UserError(f"tracking URI {redacted(uri)} cannot be used: {reason}") from None
 
 
 def _request(uri: str, page: str) -> Request:
