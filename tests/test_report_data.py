@@ -18,22 +18,13 @@ from study.base.names import Outcome
 from study.base.ranking import best_first
 from study.base.uris import web_address
 from study.engine.early_stopping import SparingASHA, rungs
-from study.report.data import (
-    Trial,
-    TrialRecord,
-    arm_curve,
-    at_edge,
-    best_so_far,
-    make_trials,
-    pareto_front,
-    rank_correlation,
-    ranked,
-    rungs_at,
-    unshared,
-)
-from study.report.parameters import draw_importances, draw_slices, importance, winner_edges
+from study.report.curves import arm_curve
+from study.report.edges import at_edge, winner_edges
+from study.report.parameters import draw_importances, draw_slices, importance
+from study.report.rungs import rank_correlation, rungs_at
 from study.report.sentences import edge_warning, grace_period, ordinal, same_schedules, unconfirmed
 from study.report.style import PALETTE, both_widths, figure, spread, standalone
+from study.report.trials import Trial, TrialRecord, best_so_far, make_trials, pareto_front, ranked, unshared
 from study.tracking.view import run_addresses
 
 LOSSES = st.floats(1, 5, allow_nan=False)

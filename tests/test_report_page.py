@@ -10,9 +10,9 @@ import pytest
 from study.base.names import Outcome
 from study.records.study_layout import StudyConfig
 from study.report.analysis import Analysis
-from study.report.data import TrialRecord
 from study.report.page import Report, make_report
 from study.report.source import Confirmation, Source
+from study.report.trials import TrialRecord
 from study.training.config import PRESETS
 
 LINEAR = {"kind": "linear", "initial_rate": 0.2, "final_rate": 0.0}
@@ -164,11 +164,11 @@ def test_a_verdict_with_a_headline_shows_its_figures_below() -> None:
 
 
 def test_an_arm_that_its_judge_steers_is_named(report: Report) -> None:
-    assert "also steers it" not in words(report)
+    assert "also steers" not in words(report)
     steered = source()
     assert steered.confirmation is not None
     steered.confirmation.verdict["arms"][0]["schedule"] = {
         "kind": "val_loss", "initial_rate": 0.2, "final_rate": 0.0, "factor": 0.5, "patience": 1, "min_delta": 0.0,
     }  # fmt: skip
     text = words(make_report(steered))
-    assert "The validation loss that judges top-1 also steers it: its test_loss is free of that." in text
+    assert "The validation loss that judges top-1 also steers the rate: compare test_loss." in text

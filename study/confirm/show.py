@@ -19,7 +19,9 @@ def show_verdict(verdict: Mapping[str, Any], console: Console) -> None:
     for warning in verdict["warnings"]:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
     if steered := [arm["arm"] for arm in verdict["arms"] if arm["schedule"]["kind"] == "val_loss"]:
-        _print(console, f"the validation loss that judges {', '.join(steered)} also steers it: see its test loss")
+        _print(
+            console, f"the validation loss that judges {', '.join(steered)} also steers the rate: compare the test loss"
+        )
     if verdict["published"]:
         values = ", ".join(f"{value} ({who})" for who, value in verdict["published"].items())
         _print(console, f"published best validation losses, comparable to full_val_loss: {values}")

@@ -8,20 +8,12 @@ from study.base.names import Outcome
 from study.engine.display import describe
 from study.engine.early_stopping import rungs
 from study.report import sentences
-from study.report.data import (
-    Curve,
-    Edge,
-    Rung,
-    Trial,
-    arm_curve,
-    make_trials,
-    ranked,
-    rungs_at,
-    trial_curve,
-    unshared,
-)
-from study.report.parameters import Importance, importance, winner_edges
+from study.report.curves import Curve, arm_curve, trial_curve
+from study.report.edges import Edge, winner_edges
+from study.report.parameters import Importance, importance
+from study.report.rungs import Rung, rungs_at
 from study.report.source import Source
+from study.report.trials import Trial, make_trials, ranked, unshared
 
 
 class Analysis:

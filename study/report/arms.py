@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from study.engine.display import describe
-from study.report.data import Curve
+from study.report.curves import Curve
 from study.report.style import NARROW, colour, figure, label_ends
 
 SOLID, DASHED, DOTTED = "solid", (0, (6, 2.5)), (0, (1.5, 2))

@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 
 from study.report import arms, figures, parameters
 from study.report.analysis import Analysis
-from study.report.data import Trial, best_so_far, pareto_front
 from study.report.sentences import count, duration, joined, trial_in_words
 from study.report.style import Drawing, both_widths
+from study.report.trials import Trial, best_so_far, pareto_front
 
 FEW_IN_TOP = 5
 """Optuna calls its importance unstable if the best tenth has fewer trials than this."""

@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from model.schedules import ValLoss, from_dict
-from study.report.data import BestSoFar, Rung, Trial, pareto_front, ranked
+from study.report.rungs import Rung
 from study.report.style import LEVELS, NARROW, colour, figure, level
+from study.report.trials import BestSoFar, Trial, pareto_front, ranked
 
 
 def draw_schedules(trials: Sequence[Trial], steps: int, width: float) -> Figure:

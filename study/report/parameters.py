@@ -11,8 +11,6 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from study.base.ranking import best_first
-from study.report.data import Edge, at_edge
 from study.report.style import Drawing, both_widths, colour, figure, one_width
 
 LEAST = 4
@@ -112,19 +110,6 @@ def _show_range(axes: Axes, kind: BaseDistribution) -> None:
         margin = (kind.high - kind.low) * 0.05
         axes.set_xlim(kind.low - margin, kind.high + margin)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=isinstance(kind, IntDistribution)))
-
-
-def winner_edges(study: optuna.Study) -> list[Edge]:
-    """Returns the winner's numeric parameters that lie at an end of their range."""
-    winner = next(iter(best_first(_completed(study), loss=lambda t: t.value, number=lambda t: t.number)), None)
-    if winner is None:
-        return []
-    edges = []
-    for name, kind in winner.distributions.items():
-        if isinstance(kind, FloatDistribution | IntDistribution):
-            whole = isinstance(kind, IntDistribution)
-            edges.append(at_edge(name, winner.params[name], kind.low, kind.high, log=kind.log, whole=whole))
-    return [edge for edge in edges if edge is not None]
 
 
 def _completed(study: optuna.Study) -> list[FrozenTrial]:

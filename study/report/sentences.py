@@ -7,7 +7,9 @@ from typing import Any
 
 from study.base.names import Outcome
 from study.engine.display import describe
-from study.report.data import Edge, Rung, Trial, ranked
+from study.report.edges import Edge
+from study.report.rungs import Rung
+from study.report.trials import Trial, ranked
 
 FEW = 8
 """With fewer trials a rank correlation is only a hint."""

@@ -18,7 +18,7 @@ from study.confirm import verdict_file
 from study.records.optuna_study import KNOWN, REASON, SCHEDULE, STATES, open_database, open_storage
 from study.records.study_layout import StudyConfig, StudyFolder
 from study.records.trial_table import table
-from study.report.data import Row, TrialRecord
+from study.report.trials import Row, TrialRecord
 from study.tracking.reader import TrackedStudy
 
 CONFIRMATION_FILES = ("evaluations.parquet", verdict_file.NAME)
