@@ -15,15 +15,15 @@ def generate(
     generator: torch.Generator | None = None,
     cached: bool = True,
 ) -> Tensor:
-    """Returns `tokens` (B, T) with `n` sampled ones after them, (B, T + n). The model is to be in eval mode.
+    """Returns `tokens` (B, T) followed by `n` sampled tokens, (B, T + n). Requires a model in eval mode.
 
-    Positions are learned, so keys cannot move: where the context is full, its later half begins a new one. A token thus
-    sees between block_size / 2 and block_size tokens before it, as soon as there are as many; cached or not, the same.
+    Positions are learned, so keys cannot move: when the context is full, its second half starts a new context. A token
+    thus sees between block_size / 2 and block_size earlier tokens, if there are as many, with and without a cache.
 
     Args:
         temperature: 0 takes the likeliest token.
-        generator: of the tokens' device; torch's default one if None.
-        cached: whether keys and values are kept; without, each token reads its whole context again.
+        generator: a generator on the tokens' device; None for torch's default generator.
+        cached: whether keys and values are cached; if not, each token reads its whole context again.
     """
     with torch.inference_mode():
         block_size = gpt.config.block_size

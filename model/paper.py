@@ -1,6 +1,6 @@
-"""The three schedules of "dynamic dropout" (Yan & Shao 2024, arXiv 2411.03236), with constants of ours.
+"""The three schedules of "dynamic dropout" (Yan & Shao 2024, arXiv 2411.03236).
 
-The paper does not give its own. They begin at nanoGPT's usual rate and fall to none.
+The paper does not give its constants, so these are ours: the schedules start at nanoGPT's usual rate and fall to 0.
 """
 
 import math

@@ -28,14 +28,14 @@ class Schedule:
         raise NotImplementedError
 
     def observe(self, val_loss: float) -> None:
-        """Takes the result of one evaluation; an open-loop schedule has no use for it."""
+        """Receives the result of one evaluation; an open-loop schedule ignores it."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what changes during training, as plain numbers; empty for an open-loop schedule."""
+        """Returns the state that changes during training, as plain numbers; empty for an open-loop schedule."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
+        """Restores a state that `state_dict` returned."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the plain dict from which `from_dict` makes an equal schedule."""
@@ -45,7 +45,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """Always the same rate."""
+    """The same rate throughout."""
 
     kind = "constant"
     value: float = field(metadata={"name": "rate"})  # `rate` is the method that every schedule has
@@ -68,7 +68,7 @@ class Linear(Schedule):
 
 @dataclass(frozen=True)
 class Exponential(Schedule):
-    """From `initial_rate` towards `final_rate`, of which exp(-decay) of the way is left at the end.
+    """From `initial_rate` towards `final_rate`; at the end exp(-decay) of the way is left.
 
     Final 0 with decay ln(p0/pf) is Yan & Shao's p0 (pf/p0)^progress (2024); initial 0 with decay 10 is Morerio et
     al.'s curriculum dropout (2017).
@@ -123,7 +123,7 @@ class Late(Schedule):
 
 @dataclass(frozen=True)
 class Piecewise(Schedule):
-    """Straight lines between `points`, each (progress, rate), and flat outside them."""
+    """Straight lines between `points`, given as (progress, rate), and constant outside them."""
 
     kind = "piecewise"
     points: tuple[tuple[float, float], ...]
@@ -151,7 +151,7 @@ class Reversed(Schedule):
 
 @dataclass
 class ValLossState:
-    """What a `val_loss` schedule has seen: the best loss, the evaluations since that were not better, its rate."""
+    """The state of a `val_loss` schedule: the best loss, the evaluations since without improvement, the rate."""
 
     best: float | None
     count: int
@@ -160,7 +160,7 @@ class ValLossState:
 
 @dataclass(frozen=True)
 class ValLoss(Schedule):
-    """Steered by the validation loss: improvement moves the rate towards `final_rate`, its absence back.
+    """Steered by the validation loss: improvement moves the rate towards `final_rate`, and its absence moves it back.
 
     The first evaluation only sets the best. One that is below the best by more than `min_delta` becomes the best and
     multiplies the distance to `final_rate` by `factor`; `patience` evaluations in a row that are not multiply the

@@ -1,6 +1,6 @@
-"""What is searched: each space is a function of an Optuna trial that returns a schedule's dict.
+"""The search spaces: each is a function of an Optuna trial that returns a schedule's dict.
 
-A space's `KNOWN_GOOD` configurations, by what they are called, are asked first and never stopped early.
+A study tries a space's `KNOWN_GOOD` configurations, given by name, first and never stops them early.
 """
 
 from collections.abc import Callable, Mapping

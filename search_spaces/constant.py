@@ -1,4 +1,4 @@
-"""The space `constant`: one rate for all of training, the baseline that a schedule has to beat."""
+"""The space `constant`: one rate for the whole training, the baseline that a schedule must beat."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ KNOWN_GOOD: dict[str, dict[str, Any]] = {
 def suggest_rate(trial: optuna.Trial, name: str) -> float:
     """Returns a rate from the range that all spaces share.
 
-    From none to where half of every activation is lost; published GPTs of this size use 0.1 to 0.2. A grid finer than
-    0.01 would tell nothing: neighbours differ by less than two seeds do.
+    The range starts at no dropout and ends where half of every activation is lost; published GPTs of this size use 0.1
+    to 0.2. A grid finer than 0.01 would show nothing, since neighbours differ by less than two seeds do.
     """
     return trial.suggest_float(name, 0.0, 0.5, step=0.01)
 

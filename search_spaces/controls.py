@@ -1,4 +1,4 @@
-"""The space `controls`: what a falling schedule must beat: constant rates, and the same schedules run backwards."""
+"""The space `controls`: constant rates, and falling schedules run backwards; a falling schedule must beat both."""
 
 import math
 from typing import Any
@@ -16,11 +16,11 @@ KNOWN_GOOD: dict[str, dict[str, Any]] = {
 
 
 def suggest(trial: optuna.Trial) -> dict[str, Any]:
-    """Returns a constant schedule, or a linear or exponential one reversed in time."""
+    """Returns a constant schedule, or a linear or exponential schedule reversed in time."""
     kind = trial.suggest_categorical("kind", ("constant", "reversed_linear", "reversed_exponential"))
     if kind == "constant":
         return constant.suggest(trial)
-    # What is run backwards falls from the peak to 0, so the control rises from 0 to the peak.
+    # The reversed schedule falls from the peak to 0, so the control rises from 0 to the peak.
     of: dict[str, Any] = {
         "kind": kind.removeprefix("reversed_"),
         "initial_rate": constant.suggest_rate(trial, "peak_rate"),

@@ -1,4 +1,4 @@
-"""The space `dynamic_dropout`: the three schedules of Yan & Shao (2024), and the constant rate they compete with."""
+"""The space `dynamic_dropout`: the three schedules of Yan & Shao (2024), and constant rates as their rivals."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import optuna
 from model.paper import PAPER
 from search_spaces import constant
 
-# A parameter that the space does not vary is none that Optuna can be given.
+# Optuna accepts only parameters that the space samples, so min_delta is omitted.
 KNOWN_GOOD: dict[str, dict[str, Any]] = {
     **{name: {"kind": "constant"} | parameters for name, parameters in constant.KNOWN_GOOD.items()},
     **{
@@ -22,7 +22,7 @@ def suggest(trial: optuna.Trial) -> dict[str, Any]:
     kind = trial.suggest_categorical("kind", ("constant", "linear", "exponential", "val_loss"))
     if kind == "constant":
         return constant.suggest(trial)
-    # The same range at both ends: a schedule may fall or rise, and the search is to say which.
+    # Both ends have the same range, so that the search decides whether a schedule falls or rises.
     schedule: dict[str, Any] = {
         "kind": kind,
         "initial_rate": constant.suggest_rate(trial, "initial_rate"),
@@ -31,18 +31,18 @@ def suggest(trial: optuna.Trial) -> dict[str, Any]:
     if kind == "exponential":
         schedule["decay"] = suggest_decay(trial)
     if kind == "val_loss":
-        # One move covers from a fifth to four fifths of the way; outside of that it is a jump or hardly a move.
+        # One move covers a fifth to four fifths of the way; outside that range it is a jump or hardly a move.
         schedule["factor"] = trial.suggest_float("factor", 0.2, 0.8, step=0.05)
-        # With about 20 evaluations in a run, more than 4 in a row without improvement come once or never.
+        # A run has about 20 evaluations: more than 4 in a row without improvement happen once or never.
         schedule["patience"] = trial.suggest_int("patience", 1, 4)
         schedule["min_delta"] = 0.0  # any improvement counts: fixed windows leave an evaluation no noise
     return schedule
 
 
 def suggest_decay(trial: optuna.Trial) -> float:
-    """Returns the decay of an exponential schedule, of which exp(-decay) of the way is left at the end.
+    """Returns the decay of an exponential schedule, which ends exp(-decay) of the way before its final rate.
 
-    At 1 it is hardly bent; at 10 it is over after a third of the steps, as Morerio et al. (2017) have it. Its effect
-    goes with the logarithm.
+    At 1 the schedule is hardly bent; at 10, as in Morerio et al. (2017), it is over after a third of the steps. The
+    effect of a decay is proportional to its logarithm, so the scale is logarithmic.
     """
     return trial.suggest_float("decay", 1.0, 10.0, log=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from study.base.errors import UserError
+from study.base.errors import UserError, first_line
 from study.base.files import atomic_path, cache_folder
 
 SHAKESPEARE_CHAR_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -145,9 +145,8 @@ def _fetched_shakespeare_char() -> Path:
             downloader=pooch.HTTPDownloader(progressbar=True, timeout=20),
         )
     except (OSError, ImportError, ValueError) as error:  # no network; a file with another hash
-        reason = str(error).splitlines()[0][:120]
         raise UserError(
-            f"corpus shakespeare_char cannot be fetched ({reason}): give --corpus shakespeare (bundled), "
+            f"corpus shakespeare_char cannot be fetched ({first_line(error)}): give --corpus shakespeare (bundled), "
             f"or put the file with SHA-256 {SHAKESPEARE_CHAR_SHA256[:12]}... at {path}"
         ) from None
     return path

@@ -14,13 +14,13 @@ from model.schedules import Constant, Exponential, Linear, Piecewise, Reversed, 
 from study.confirm.arms import (
     BASELINE,
     SWEEP_RATES,
-    Found,
+    CompletedTrial,
     arms,
     best_of_study,
+    canonical,
     is_constant,
     mean_rate,
     open_loop,
-    plain,
 )
 from study.confirm.results import read_results
 from study.confirm.verdict import judge
@@ -192,8 +192,8 @@ def _rows(study: Study) -> list[dict]:
 VAL_LOSS = ValLoss(initial_rate=0.4, final_rate=0.0, factor=0.5, patience=1, min_delta=0.0)
 
 
-def found(schedule, trial: int = 0, rates=((0.0, 0.4), (0.5, 0.2), (1.0, 0.1))) -> Found:
-    return Found(trial=trial, schedule=schedule, rates=rates)
+def found(schedule, trial: int = 0, rates=((0.0, 0.4), (0.5, 0.2), (1.0, 0.1))) -> CompletedTrial:
+    return CompletedTrial(trial=trial, schedule=schedule, rates=rates)
 
 
 def test_controls_of_a_falling_winner() -> None:
@@ -250,7 +250,7 @@ def test_a_val_loss_winner_is_averaged_and_reversed_by_its_recorded_rates() -> N
     ],
 )
 def test_schedules_with_the_same_rates_are_one(schedule, simple) -> None:
-    assert plain(schedule) == simple
+    assert canonical(schedule) == simple
     assert is_constant(schedule) == isinstance(simple, Constant)
     assert all(schedule.rate(i / 10) == pytest.approx(simple.rate(i / 10)) for i in range(11))
 

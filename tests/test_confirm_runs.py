@@ -110,7 +110,14 @@ def test_the_baseline_is_chosen_by_seeds_of_its_own(judged: Path) -> None:
     best = min(results.sweep, key=lambda run: run["best_val_loss"])
     (baseline,) = [arm for arm in found["arms"] if arm["arm"] == found["baseline"]]
     assert json.loads(best["schedule"]) == baseline["schedule"]
-    assert not any("same runs" in warning for warning in found["warnings"])
+    assert not any("also chose" in warning for warning in found["warnings"])
+
+
+def test_a_baseline_that_the_compared_runs_chose_is_warned_of(trained: Path, tmp_path: Path) -> None:
+    compared = [str(path) for path in trained.iterdir() if path.is_dir() and not path.name.endswith("-101")]
+    assert confirm.main(["--runs", *compared, "--output", str(tmp_path / "out")]) == 0
+    warnings = verdict(tmp_path / "out")["warnings"]
+    assert any("the compared runs also chose the best constant rate" in warning for warning in warnings)
 
 
 def test_the_papers_schedule_is_found_among_the_runs(judged: Path) -> None:

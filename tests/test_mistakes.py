@@ -133,9 +133,12 @@ CONFIRMATIONS = {
     "no seeds": (["--study", "none", "--seeds", "0"], "--seeds must be from 1 to 1000, got 0"),
     "no schedules": (["--study", "none", "--top", "0"], "--top must be at least 1, got 0"),
     "half a seed": (["--study", "none", "--seeds", "2.5"], "2.5"),
-    "a flag of the other kind": (["--study", "none", "--corpus", "short.txt"], "--corpus is of no use with --study"),
+    "a flag of the other kind": (
+        ["--study", "none", "--corpus", "short.txt"],
+        "--corpus cannot be combined with --study",
+    ),
     "no runs": (["--runs", "none"], "there is no run of study.train --output in it"),
-    "seeds with runs": (["--runs", "none", "--seeds", "3"], "--seeds is of no use with --runs"),
+    "seeds with runs": (["--runs", "none", "--seeds", "3"], "--seeds cannot be combined with --runs"),
 }
 
 

@@ -1,6 +1,7 @@
 """The report's pure parts, against references: what is drawn and said of known trials."""
 
 import json
+import re
 import xml.etree.ElementTree as ET
 from itertools import pairwise
 from statistics import fmean, stdev
@@ -14,24 +15,16 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from scipy.stats import spearmanr
 
 from study.base.names import Outcome
+from study.base.ranking import best_first
 from study.base.uris import web_address
 from study.engine.early_stopping import SparingASHA, rungs
-from study.report.data import (
-    Note,
-    Trial,
-    alone,
-    arm_curve,
-    at_edge,
-    best_so_far,
-    make_trials,
-    pareto_front,
-    rank_correlation,
-    ranked,
-    rungs_at,
-)
-from study.report.parameters import importance, winner_edges
-from study.report.sentences import edge_warning, grace_period, headline, ordinal, same_schedules, unconfirmed
+from study.report.curves import arm_curve
+from study.report.edges import at_edge, winner_edges
+from study.report.parameters import draw_importances, draw_slices, importance
+from study.report.rungs import rank_correlation, rungs_at
+from study.report.sentences import edge_warning, grace_period, ordinal, same_schedules, unconfirmed
 from study.report.style import PALETTE, both_widths, figure, spread, standalone
+from study.report.trials import Trial, TrialRecord, best_so_far, make_trials, pareto_front, ranked, unshared
 from study.tracking.view import run_addresses
 
 LOSSES = st.floats(1, 5, allow_nan=False)
@@ -50,7 +43,7 @@ def trial(
     best = [min(losses[: i + 1]) for i in range(len(losses))]
     return Trial(
         number=number,
-        note=Note(outcome=outcome, trials_per_gpu=trials_per_gpu),
+        record=TrialRecord(outcome=outcome, trials_per_gpu=trials_per_gpu),
         schedule={"kind": "constant", "rate": rate},
         steps=tuple(range(0, 10 * len(losses), 10)),
         dropout_rates=(rate,) * len(losses),
@@ -71,12 +64,12 @@ def rows(number: int, losses: list[float], seed: int = 1) -> list[dict[str, Any]
 
 
 def test_trials_from_rows_in_any_order() -> None:
-    notes = {
-        0: Note(outcome=Outcome.COMPLETED),
-        1: Note(outcome=Outcome.FAILED, schedule={"kind": "linear"}, reason="out of memory"),
-        2: Note(outcome=None),  # its driver died before anything was kept
+    records = {
+        0: TrialRecord(outcome=Outcome.COMPLETED),
+        1: TrialRecord(outcome=Outcome.FAILED, schedule={"kind": "linear"}, reason="out of memory"),
+        2: TrialRecord(outcome=None),  # its driver died before anything was kept
     }
-    found = make_trials(reversed(rows(0, [3.0, 1.0, 2.0])), notes)
+    found = make_trials(reversed(rows(0, [3.0, 1.0, 2.0])), records)
     assert [t.number for t in found] == [0, 1]
     assert found[0].steps == (0, 10, 20)
     assert (found[0].best_val_loss, found[0].best_step, found[0].train_seconds) == (1.0, 10, 2.0)
@@ -143,7 +136,7 @@ def test_pareto_front_by_brute_force(points: list[tuple[int, int]]) -> None:
 
 def test_trials_that_shared_a_gpu_have_no_time_of_their_own() -> None:
     trials = [trial(0, [2.0]), trial(1, [1.0], trials_per_gpu=2), trial(2, [1.0], Outcome.STOPPED_EARLY)]
-    assert [t.number for t in alone(trials)] == [0]
+    assert [t.number for t in unshared(trials)] == [0]
 
 
 @given(st.lists(st.tuples(LOSSES, st.sampled_from([Outcome.COMPLETED, Outcome.STOPPED_EARLY, None])), max_size=10))
@@ -161,7 +154,7 @@ def test_best_so_far_by_brute_force(ends: list[tuple[float, Outcome | None]]) ->
         (0.5, 0.0, 0.5, {}, "upper end"),
         (0.48, 0.0, 0.5, {}, "close to the upper end"),
         (0.47, 0.0, 0.5, {}, None),
-        (0.0, 0.0, 0.5, {}, "nothing beyond"),
+        (0.0, 0.0, 0.5, {}, "no value lies beyond"),
         (1.1, 1.0, 10.0, {"log": True}, "lower end"),
         (1.4, 1.0, 10.0, {"log": True}, None),
         (4, 1, 4, {"whole": True}, "upper end"),
@@ -205,6 +198,28 @@ def test_importance_is_optunas_own() -> None:
     assert (found.completed, found.top) == (20, 2)
     assert list(found.shares.values()) == sorted(found.shares.values(), reverse=True)
     assert importance(optuna_study(3)) is None
+
+
+def test_each_parameter_is_drawn_over_its_whole_range() -> None:
+    study = optuna_study(20)
+    found = importance(study)
+    assert found is not None
+    slices = {drawing.name: drawing.wide for drawing in draw_slices(study, found)}
+    assert list(slices) == [f"slice-{name}" for name in found.shares]
+    texts = {name: re.findall(r"<text[^>]*>([^<]*)</text>", svg) for name, svg in slices.items()}
+    assert {"a", "b", "kind", "best_val_loss"} <= set(texts["slice-kind"])
+    assert {"1", "2", "3", "4", "patience"} <= set(texts["slice-patience"]), "the study has tried 1 to 3 only"
+    assert slices["slice-rate"].count("<use") >= 20, "a point for each trial"
+    drawing = draw_importances(found)
+    assert re.findall(r">(\d\.\d\d|&lt;0\.01)</text>", drawing.wide) == [
+        f"{share:.2f}" if share >= 0.01 else "&lt;0.01" for share in found.shares.values()
+    ]
+
+
+@given(st.lists(st.tuples(st.sampled_from([1.0, 2.0]), st.integers(0, 9)), unique_by=lambda item: item[1]))
+def test_of_equal_losses_the_earlier_trial_comes_first(trials: list[tuple[float, int]]) -> None:
+    found = best_first(trials, loss=lambda item: item[0], number=lambda item: item[1])
+    assert found == sorted(trials)
 
 
 @given(st.lists(st.lists(LOSSES, min_size=3, max_size=5), min_size=1, max_size=4))
@@ -268,8 +283,8 @@ def test_what_a_search_alone_says() -> None:
     assert unconfirmed([])[0].startswith("No answer yet")
     assert unconfirmed([trial(0, [2.0], None)])[0].startswith("No answer yet")
     failed = Trial(
-        number=0, note=Note(outcome=Outcome.FAILED, reason="diverged: nan\nmore"), schedule={"kind": "constant"},
-        steps=(), dropout_rates=(), val_losses=(), best_val_losses=(), train_seconds=0,
+        number=0, record=TrialRecord(outcome=Outcome.FAILED, reason="diverged: nan\nmore"),
+        schedule={"kind": "constant"}, steps=(), dropout_rates=(), val_losses=(), best_val_losses=(), train_seconds=0,
     )  # fmt: skip
     sentence, worth = unconfirmed([failed])
     assert sentence == "No answer: the only trial failed."
@@ -291,7 +306,7 @@ def test_what_the_rungs_say_about_the_grace_period(flipped: bool, advice: str) -
     found = rungs_at([10], trials)
     (words,) = grace_period(found, found, "asha")
     assert f"rank correlation {-1 if flipped else 1:.2f} with the end, over the 5 trials" in words
-    assert "a hint and no more" in words
+    assert "only a hint" in words
     assert advice in words
     assert grace_period(found, found, "none")[0].startswith("This study stopped no trial early")
 
@@ -315,16 +330,3 @@ def test_links_hold_no_password(uri: str) -> None:
 def test_only_servers_have_pages() -> None:
     assert web_address("sqlite:////tmp/mlflow.db") is None
     assert run_addresses("sqlite:////tmp/mlflow.db", "1", {3: "abc"}) == {}
-
-
-def test_a_headline_leaves_the_figures_to_the_line_below() -> None:
-    figures = "95 % interval -0.0085 to 0.0247; Holm p = 0.74 over 7 arms; n = 5 seeds"
-    assert headline(f"A is worse than the best constant rate (0.15) ({figures}); 38 seeds would be needed.") == (
-        "A is worse than the best constant rate (0.15).",
-        f"{figures}; 38 seeds would be needed.",
-    )
-    assert headline(f"A beats it by 0.1 nats ({figures}). On the test half it is better.") == (
-        "A beats it by 0.1 nats. On the test half it is better.",
-        f"{figures}.",
-    )
-    assert headline("No verdict: one seed cannot tell.") == ("No verdict: one seed cannot tell.", "")

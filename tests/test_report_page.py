@@ -9,10 +9,10 @@ import pytest
 
 from study.base.names import Outcome
 from study.records.study_layout import StudyConfig
-from study.report.analysis import Findings
-from study.report.data import Note
+from study.report.analysis import Analysis
 from study.report.page import Report, make_report
 from study.report.source import Confirmation, Source
+from study.report.trials import TrialRecord
 from study.training.config import PRESETS
 
 LINEAR = {"kind": "linear", "initial_rate": 0.2, "final_rate": 0.0}
@@ -60,7 +60,9 @@ def arm(
     }  # fmt: skip
 
 
-def source(subject: dict[str, Any] = LINEAR, trials_per_gpu: int = 1, trials: int = 2) -> Source:
+def source(
+    subject: dict[str, Any] = LINEAR, trials_per_gpu: int = 1, trials: int = 2, said: dict[str, str] | None = None
+) -> Source:
     difference = {"n": 3, "mean": -0.1, "low": -0.15, "high": -0.05, "p": 0.01, "p_holm": 0.02}
     better, worse = [1.9, 2.0, 2.1], [2.0, 2.1, 2.2]
     verdict = {
@@ -69,7 +71,8 @@ def source(subject: dict[str, Any] = LINEAR, trials_per_gpu: int = 1, trials: in
         "arms": [arm("top-1", LINEAR, better, difference), arm("best-constant", CONSTANT, worse, None)],
         "same_as": {"paper-linear": "top-1"}, "sweep": [{"rate": 0.2, "n": 3, "best_val_loss": measured(worse)}],
         "paper": {"rows": [], "claims": [{"claim": "it is faster", "found": "it is not", "mechanism": "none"}]},
-        "warnings": [FOREIGN], "looks": [3, 5], "published": {"someone": 1.4697},
+        "warnings": [FOREIGN, "there were verdicts with 3, 5 seeds before: p"], "looks": [3, 5],
+        "published": {"someone": 1.4697},
     }  # fmt: skip
     runs = [
         row | {"seed": 2 + i}
@@ -81,9 +84,11 @@ def source(subject: dict[str, Any] = LINEAR, trials_per_gpu: int = 1, trials: in
     return Source(
         config=config(trials),
         rows=rows(subject, 1.9, trial=0) + rows(CONSTANT, 2.0, trial=1),
-        notes={n: Note(outcome=Outcome.COMPLETED, trials_per_gpu=trials_per_gpu if n else 1) for n in range(2)},
+        records={
+            n: TrialRecord(outcome=Outcome.COMPLETED, trials_per_gpu=trials_per_gpu if n else 1) for n in range(2)
+        },
         study=None,
-        confirmation=Confirmation(verdict=verdict, rows=runs),
+        confirmation=Confirmation(verdict=verdict | (said or {}), rows=runs),
         facts={},
         pages={0: "https://host/#/experiments/1/runs/abc"},
     )
@@ -113,11 +118,12 @@ def test_arms_carry_mean_deviation_difference_and_p(report: Report) -> None:
     assert "Not trained twice: paper-linear, with the schedule of top-1." in text
     assert "It is faster" in text
     assert "Published, of this model: 1.4697 (someone)." in text
-    assert "judged before, with 3 and 5 seeds" in text
+    assert text.count("3, 5 seeds") == 1
+    assert "judged before" not in text
 
 
 def test_a_failed_run_does_not_cut_its_arms_curve_short() -> None:
-    assert [(c.arm, c.steps, c.seeds) for c in Findings(source()).curves] == [
+    assert [(c.arm, c.steps, c.seeds) for c in Analysis(source()).curves] == [
         ("top-1", STEPS, 3),
         ("best-constant", STEPS, 3),
     ]
@@ -135,7 +141,7 @@ def test_trials_lead_to_their_runs(report: Report) -> None:
 
 
 def test_a_winner_found_since_is_named() -> None:
-    assert "another winner since it was confirmed, linear 0.5 to 0: confirm it again" in words(
+    assert "another winner since its confirmation, linear 0.5 to 0: confirm it again" in words(
         make_report(source(subject=LINEAR | {"initial_rate": 0.5}))
     )
 
@@ -148,3 +154,21 @@ def test_packed_trials_are_left_out_of_times() -> None:
 
 def test_a_study_that_lacks_trials_says_so() -> None:
     assert "This study is not over: 2 of 5 trials have ended, 0 are under way" in words(make_report(source(trials=5)))
+
+
+def test_a_verdict_with_a_headline_shows_its_figures_below() -> None:
+    report = make_report(source(said={"headline": "A beats B.", "figures": "n = 3 seeds."}))
+    assert "<h1>A beats B.</h1>" in report.html
+    assert '<p class="facts">n = 3 seeds.</p>' in report.html
+    assert "Better, says" not in report.html, "the sentence of both is not needed"
+
+
+def test_an_arm_that_its_judge_steers_is_named(report: Report) -> None:
+    assert "also steers" not in words(report)
+    steered = source()
+    assert steered.confirmation is not None
+    steered.confirmation.verdict["arms"][0]["schedule"] = {
+        "kind": "val_loss", "initial_rate": 0.2, "final_rate": 0.0, "factor": 0.5, "patience": 1, "min_delta": 0.0,
+    }  # fmt: skip
+    text = words(make_report(steered))
+    assert "The validation loss that judges top-1 also steers the rate: compare test_loss." in text

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from scipy import special
 
-from model.schedules import Constant, Linear
+from model.schedules import Constant, Linear, Schedule, ValLoss
 from study.confirm.arms import BASELINE, Arm
+from study.confirm.decision import ALPHA, Comparison, Verdict, compare, decide
 from study.confirm.statistics import Difference, holm, paired_difference, seeds_needed, summary
-from study.confirm.verdict import ALPHA, Verdict, compare, decide
+from study.confirm.wording import in_words
 
 # Student (1908), the extra sleep of ten patients under two drugs: R's data set `sleep`, and what its t.test prints.
 DRUG_1 = dict(enumerate([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]))
@@ -109,6 +110,11 @@ def verdict(losses: dict[str, np.ndarray]) -> Verdict:
     return decide(ARMS, compare(by_seed, BASELINE), BASELINE)
 
 
+def name(verdict: Verdict) -> str:
+    assert verdict.subject is not None
+    return verdict.subject.name
+
+
 @pytest.mark.slow  # 2,000 studies of 9 comparisons
 def test_a_difference_is_rarely_claimed_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """In at most 6.5 % of 2,000 studies; 5 % and two standard deviations of that count are 6.0 %."""
@@ -128,20 +134,19 @@ def test_a_difference_is_claimed_where_there_is_one() -> None:
     seeds = rng.normal(2.42, 0.01, 5)
     losses = {arm.name: seeds + rng.normal(0, 0.001, 5) for arm in ARMS}
     better = verdict(losses | {"linear-3": losses["linear-3"] - 0.03})
-    assert (better.claim, better.subject) == ("better", "linear-3")
-    assert "beats the best constant rate (0.2) by 0.03" in better.sentence
-    assert "n = 5 seeds" in better.sentence
+    assert (better.claim, name(better)) == ("better", "linear-3")
+    assert "beats the best constant rate (0.2) by 0.03" in in_words(better).sentence
+    assert "n = 5 seeds" in in_words(better).sentence
     worse = verdict({name: values + 0.03 * (name != BASELINE) for name, values in losses.items()})
     assert worse.claim == "worse"
-    assert worse.sentence.startswith("No schedule is as good as the best constant rate (0.2): linear")
+    assert in_words(worse).sentence.startswith("No schedule is as good as the best constant rate (0.2): linear")
 
 
 def test_a_constant_rate_is_never_the_subject_beside_a_schedule() -> None:
     rng = np.random.default_rng(2)
     losses = {arm.name: rng.normal(2.42, 0.001, 5) for arm in ARMS}
     found = verdict(losses | {"mean-constant": losses["mean-constant"] - 0.1})
-    assert found.subject is not None
-    assert found.subject.startswith("linear")
+    assert name(found).startswith("linear")
 
 
 def test_an_arm_that_lacks_seeds_is_never_the_subject() -> None:
@@ -149,7 +154,7 @@ def test_an_arm_that_lacks_seeds_is_never_the_subject() -> None:
     losses = {arm.name: dict(enumerate(rng.normal(2.42, 0.001, 5))) for arm in ARMS}
     losses["linear-3"] = {0: losses["linear-3"][0] - 0.1}
     found = decide(ARMS, compare(losses, BASELINE), BASELINE)
-    assert found.subject != "linear-3"
+    assert name(found) != "linear-3"
     assert found.claim == "none"
 
 
@@ -158,8 +163,9 @@ def test_no_difference_names_the_seeds_that_would_show_it() -> None:
     losses = {arm.name: rng.normal(2.42, 0.01, 5) for arm in ARMS}
     found = verdict(losses)
     assert found.claim == "none"
-    assert found.sentence.startswith("No difference that 5 seeds can show: linear")
-    assert "seeds would be needed to show a difference as large as the one seen" in found.sentence
+    words = in_words(found).sentence
+    assert words.startswith("No difference that 5 seeds can show: linear")
+    assert f"{found.needed} seeds would be needed to show a difference as large as the one seen" in words
 
 
 def test_more_seeds_are_needed_for_less() -> None:
@@ -172,7 +178,61 @@ def test_more_seeds_are_needed_for_less() -> None:
 def test_what_cannot_be_judged_is_said_to_be_so() -> None:
     one = verdict({arm.name: np.array([2.42 - i / 1000]) for i, arm in enumerate(ARMS)})
     assert one.claim == "unknown"
-    assert "one seed cannot tell" in one.sentence
+    assert "one seed cannot tell" in in_words(one).sentence
     alone = decide(ARMS, compare({BASELINE: {1: 2.4}, "linear-0": {2: 2.4}}, BASELINE), BASELINE)
     assert (alone.claim, alone.subject) == ("unknown", None)
-    assert "no other arm has a completed run" in alone.sentence
+    assert "no other arm has a completed run" in in_words(alone).sentence
+
+
+STEERED = ValLoss(initial_rate=0.2, final_rate=0.0, factor=0.5, patience=1, min_delta=0.0)
+SHOWN = Difference(n=5, mean=-0.02, sd=0.01, low=-0.03, high=-0.01, p=0.001)
+NOT_SHOWN = Difference(n=5, mean=0.0081, sd=0.01, low=-0.0085, high=0.0247, p=0.4)
+ONE_SEED = Difference(n=1, mean=-0.02, sd=None, low=None, high=None, p=None)
+ON_TEST = Difference(n=5, mean=0.004, sd=0.01, low=-0.006, high=0.014, p=0.4)
+
+
+def decided(
+    schedule: Schedule, claim: str, difference: Difference, p_holm: float | None, needed: int | None = None
+) -> Verdict:
+    return Verdict(
+        claim=claim,
+        baseline=Arm(name=BASELINE, meaning="", schedule=Constant(0.15)),
+        subject=Arm(name="top-1", meaning="", schedule=schedule),
+        arms=7,
+        comparison=Comparison(difference=difference, p_holm=p_holm),
+        test=Comparison(difference=ON_TEST, p_holm=None),
+        needed=needed,
+    )
+
+
+def test_a_verdict_is_told_as_a_headline_with_its_figures_apart() -> None:
+    words = in_words(decided(Linear(0.2, 0.0), "none", NOT_SHOWN, 0.74, needed=38))
+    claim = (
+        "No difference that 5 seeds can show: linear 0.2 to 0, the best schedule, is worse by 0.0081 nats than the "
+        "best constant rate (0.15)"
+    )
+    figures = "95 % interval -0.0085 to 0.0247; Holm p = 0.74 over 7 arms; n = 5 seeds"
+    needed = "38 seeds would be needed to show a difference as large as the one seen (in 80% of cases)"
+    assert words.headline == f"{claim}."
+    assert words.figures == f"{figures}; {needed}."
+    assert words.sentence == f"{claim} ({figures}); {needed}."
+    words = in_words(decided(Linear(0.2, 0.0), "better", SHOWN, 0.007))
+    test = "On the test half, which chose nothing, it is worse by 0.0040 (-0.0060 to 0.0140)."
+    assert words.headline == f"linear 0.2 to 0 beats the best constant rate (0.15) by 0.0200 nats. {test}"
+    assert words.figures == "95 % interval 0.0100 to 0.0300; Holm p = 0.007 over 7 arms; n = 5 seeds."
+
+
+@pytest.mark.parametrize(
+    ("claim", "difference", "p"), [("better", SHOWN, 0.007), ("none", NOT_SHOWN, 0.74), ("unknown", ONE_SEED, None)]
+)
+def test_a_verdict_on_a_schedule_that_its_judge_steers_says_so(
+    claim: str, difference: Difference, p: float | None
+) -> None:
+    words = in_words(decided(STEERED, claim, difference, p))
+    said = (
+        " The validation loss that judges val_loss 0.2 to 0 (factor 0.5, patience 1) also steers it. On the test half, "
+        "which steered and chose nothing, it is worse by 0.0040 (-0.0060 to 0.0140)."
+    )
+    assert words.sentence.endswith(said)
+    assert words.headline.endswith(said)
+    assert "steers" not in in_words(decided(Linear(0.2, 0.0), claim, difference, p)).sentence

@@ -1,4 +1,4 @@
-"""A command line made from a config dataclass: a flag a field, its help the field's description."""
+"""A command line made from a config dataclass: one flag per field, with the field's help and bounds."""
 
 import argparse
 import sys
@@ -35,7 +35,7 @@ def parser(name: str, description: str, epilog: str | None = None) -> argparse.A
 
 
 def add_flags(target: argparse._ActionsContainer, config: type[Any], *, show_defaults: bool) -> None:
-    """Adds a flag for each field of a config dataclass; one that is not given leaves no trace in the result."""
+    """Adds a flag for each field of a config dataclass; the result holds only the flags that were given."""
     hints = get_type_hints(config)
     for f in fields(config):
         kind = next((k for k in get_args(hints[f.name]) if k is not types.NoneType), hints[f.name])
@@ -55,7 +55,7 @@ def add_flags(target: argparse._ActionsContainer, config: type[Any], *, show_def
 def parse(
     config: type[T], name: str, description: str, argv: Sequence[str] | None, epilog: str | None = None
 ) -> tuple[T, dict[str, Any]]:
-    """Returns the config that a command line asks for, and the fields that it gives itself."""
+    """Returns the config of a command line, and the fields that the command line gives."""
     p = parser(name, description, epilog)
     add_flags(p, config, show_defaults=True)
     given = vars(p.parse_args(sys.argv[1:] if argv is None else argv))
@@ -63,11 +63,22 @@ def parse(
 
 
 def described(description: str, default: Any = MISSING, **more: Any) -> Any:
-    """A dataclass field with a line that says what it is; the command line is made from both (`add_flags`).
+    """A dataclass field with a line of help; `add_flags` makes the command line from both.
 
-    `more` may give `choices`, `metavar`, or `negatable` for a flag that can be switched off too.
+    `more` may give `choices`, `metavar`, `negatable` for a flag that can be switched off too, and `least` and `most`
+    for the bounds of a number (`check_bounds`).
     """
     return field(default=default, metadata={"help": description, **more})
+
+
+def check_bounds(options: Any) -> None:
+    """Raises UserError if a number lies outside the bounds that its field describes; None is no number."""
+    for f in fields(options):
+        value, least, most = getattr(options, f.name), f.metadata.get("least"), f.metadata.get("most")
+        if value is None or ((least is None or value >= least) and (most is None or value <= most)):
+            continue
+        allowed = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise UserError(f"{flag(f.name)} must be {allowed}, got {value}")
 
 
 def flag(name: str) -> str:

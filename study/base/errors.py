@@ -41,6 +41,12 @@ def exit_status(command: Callable[[], int]) -> int:
         return 1
 
 
+def first_line(error: BaseException | str) -> str:
+    """Returns the first line of an error's message, without passwords and of a length that fits into a sentence."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return redacted(lines[0])[:300]
+
+
 def disk_error(error: BaseException | None) -> str | None:
     """Returns what a disk said that cannot be written (full, read-only, gone), if that is why an error was raised."""
     while error is not None:

@@ -1,7 +1,9 @@
-"""The names that a study uses in MLflow, each said once."""
+"""The names that a study uses in MLflow, Optuna and its files, each defined once."""
 
 from enum import StrEnum
 
+METRIC = "best_val_loss"
+"""The number that Optuna minimises, ASHA compares at equal steps, and a verdict is about."""
 PARENT = "mlflow.parentRunId"
 """MLflow's own tag that nests a run under another."""
 RUN_NAME = "mlflow.runName"

@@ -1,1 +1,1 @@
-"""The benchmark: contestants in turn, in one run, medians of several rounds."""
+"""The benchmark: contestants take turns in one run, and medians over several rounds count."""

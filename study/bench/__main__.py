@@ -20,9 +20,9 @@ PARTS = ("steps", "compilations", "evaluation", "sampling", "studies")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     p = cli.parser("study.bench", "Times training steps, evaluation, sampling and whole studies, side by side.")
-    p.add_argument("--output", type=Path, metavar="FILE", help="gets all numbers as JSON")
+    p.add_argument("--output", type=Path, metavar="FILE", help="file for all numbers as JSON")
     p.add_argument("--only", choices=PARTS, action="append", metavar="PART", help=f"one of {', '.join(PARTS)}")
-    p.add_argument("--rounds", type=int, default=15, metavar="N", help="of the steps (default 15)")
+    p.add_argument("--rounds", type=int, default=15, metavar="N", help="rounds of the training steps (default 15)")
     p.add_argument("--study-steps", type=int, default=400, metavar="N", help="steps of each trial (default 400)")
     p.add_argument("--corpus", default="shakespeare", metavar="NAME_OR_PATH", help="default shakespeare")
     args = p.parse_args(sys.argv[1:] if argv is None else argv)
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         numbers |= bench_sampling(say)
     if "studies" in parts:
         if importlib.util.find_spec("ray") is None:
-            say("ray is not installed: whole studies are left out")
+            say("ray is not installed: skipping whole studies")
         else:
             from study.bench.studies import bench_studies
 

@@ -1,4 +1,4 @@
-"""Training steps that compete: ours, the same GPT written plainly, Hugging Face's GPT-2, and the products alone."""
+"""The compared training steps: our GPT, the same GPT written plainly, Hugging Face's GPT-2, matrix products alone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Forward = Callable[[Tensor, Tensor], Tensor]
 
 
 class PlainBlock(nn.Module):
-    """One block with nn.Dropout, and SDPA's own dropout_p."""
+    """One block with nn.Dropout and SDPA's own dropout_p."""
 
     def __init__(self, config: GPTConfig, rate: float) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class PlainBlock(nn.Module):
 
 
 class PlainGPT(nn.Module):
-    """The same GPT as anyone would write it, at one rate."""
+    """Our GPT, written with plain PyTorch layers."""
 
     def __init__(self, config: GPTConfig, rate: float) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class PlainGPT(nn.Module):
         self.lm_head.weight = self.wte.weight
 
     def load(self, gpt: GPT) -> "PlainGPT":
-        """Takes the weights of ours."""
+        """Copies the weights of our GPT."""
         names = {"attn.c_attn": "c_attn", "attn.c_proj": "attn_proj", "mlp.c_fc": "c_fc", "mlp.c_proj": "mlp_proj"}
         state = gpt.state_dict()
         for ours, plain in names.items():
@@ -62,7 +62,7 @@ class PlainGPT(nn.Module):
         return self
 
     def set_rate(self, rate: float) -> None:
-        """Sets the rate as a walk over the modules does, and SDPA's float too."""
+        """Sets the rate of every nn.Dropout, and SDPA's float."""
         for module in self.modules():
             if isinstance(module, nn.Dropout):
                 module.p = rate
@@ -79,33 +79,33 @@ class PlainGPT(nn.Module):
 
 @dataclass(frozen=True)
 class Shape:
-    """What a step works on."""
+    """The model and batch size of a training step."""
 
     model: GPTConfig
     batch_size: int
 
     def batch(self, device: str) -> tuple[Tensor, Tensor]:
-        """Returns some tokens and targets."""
+        """Returns random tokens and targets."""
         size = (2, self.batch_size, self.model.block_size)
         x, y = torch.randint(self.model.vocab_size, size, generator=torch.Generator().manual_seed(1)).to(device)
         return x, y
 
 
 def our_step(shape: Shape, rate: float, device: str = "cpu", bfloat16: bool = False, compiled: bool = False) -> Step:
-    """A step of our GPT."""
+    """Returns a training step of our GPT."""
     model = GPT(shape.model).to(device)
     set_dropout_rate(model, rate)
     return training_step(model, shape, device, bfloat16=bfloat16, compiled=compiled)
 
 
 def plain_step(shape: Shape, rate: float, device: str = "cpu", bfloat16: bool = False, compiled: bool = False) -> Step:
-    """A step of the plain GPT."""
+    """Returns a training step of the plain GPT."""
     model = PlainGPT(shape.model, rate).load(GPT(shape.model)).to(device)
     return training_step(model, shape, device, bfloat16=bfloat16, compiled=compiled)
 
 
 def gpt2_step(shape: Shape, rate: float, device: str = "cpu") -> Step:
-    """A step of Hugging Face's GPT-2. Raises ModuleNotFoundError where transformers is not installed."""
+    """Returns a training step of Hugging Face's GPT-2. Raises ModuleNotFoundError without transformers."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     c = shape.model
@@ -126,7 +126,7 @@ def training_step(
     bfloat16: bool = False,
     compiled: bool = False,
 ) -> Step:
-    """Returns one update: the same optimizer and clipping for every contestant."""
+    """Returns a training step; every model gets the same optimizer and clipping."""
     model.train()
     run = torch.compile(model) if compiled else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
@@ -145,7 +145,7 @@ def training_step(
 
 
 def products(shape: Shape, device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Step, float]:
-    """The matrix products of one step, forward and backward, and nothing else; and how many operations they are."""
+    """Returns a call of one step's matrix products alone, forward and backward, and their number of operations."""
     c, n = shape.model, shape.batch_size * shape.model.block_size
     linear = [(c.n_embd, 3 * c.n_embd), (c.n_embd, c.n_embd), (c.n_embd, 4 * c.n_embd), (4 * c.n_embd, c.n_embd)]
     calls: list[tuple[Tensor, Tensor]] = []

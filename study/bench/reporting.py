@@ -1,4 +1,4 @@
-"""A trial that trains nothing and imports no torch, and reports and leaves files like a real one."""
+"""A trial without training and torch, which reports evaluations and writes files like a real trial."""
 
 import time
 from pathlib import Path
@@ -8,11 +8,11 @@ from ray import tune
 
 REPORTS = 20
 WEIGHTS_BYTES = 1_600_000
-"""As many as those of the preset `laptop`."""
+"""The size of the weights of the preset `laptop`."""
 
 
 def report(config: dict[str, Any], trials: str, interval: float) -> None:
-    """Reports 20 evaluations, some seconds apart, of a loss that depends on the trial's number."""
+    """Reports 20 evaluations, `interval` seconds apart; the losses depend on the trial's number."""
     folder = Path(trials, f"{config['number']:05d}")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.safetensors").write_bytes(bytes(WEIGHTS_BYTES))

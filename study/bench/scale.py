@@ -1,6 +1,7 @@
-"""`python -m study.bench.scale`: what many trials cost the driver of a study, by trials that train nothing.
+"""`python -m study.bench.scale`: measures what many trials cost the driver of a study.
 
-Nodes and GPUs are pretended; Ray, Tune, Optuna and MLflow are the real ones, and so is all of ours but the training.
+The trials train nothing, and nodes and GPUs are pretended. Everything else runs for real: Ray, Tune, Optuna, MLflow
+and our own code.
 """
 
 import argparse
@@ -18,10 +19,10 @@ from study.bench.reporting import report
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     p = argparse.ArgumentParser(prog="python -m study.bench.scale", description="Measures the driver of a large study.")
-    p.add_argument("--trials", type=int, default=300, metavar="N", help="trials of 20 reports; default 300")
+    p.add_argument("--trials", type=int, default=300, metavar="N", help="trials with 20 evaluations each; default 300")
     p.add_argument("--nodes", type=int, default=8, metavar="N", help="pretended nodes of 8 GPUs; default 8")
-    p.add_argument("--rate", type=float, default=60.0, metavar="X", help="reports a second, in all; default 60")
-    p.add_argument("--tracking-uri", metavar="URI", help="default an SQLite file of its own")
+    p.add_argument("--rate", type=float, default=60.0, metavar="X", help="evaluations a second, in all; default 60")
+    p.add_argument("--tracking-uri", metavar="URI", help="MLflow store; default a temporary SQLite file")
     args = p.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         uri = args.tracking_uri or f"sqlite:///{folder}/mlflow.db"
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(folder: Path, uri: str, trials: int, nodes: int, rate: float) -> Sequence[str]:
-    """Runs a study; returns a table with a line each 100 trials."""
+    """Runs a study; returns the lines of a table, one per 100 trials."""
 
     from dataclasses import replace
 

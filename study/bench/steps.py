@@ -1,4 +1,4 @@
-"""What a training step costs, what a changing rate costs the compiler, evaluation, and sampling."""
+"""Times training steps, compilations under a changing rate, evaluations, checkpoints and sampling."""
 
 import tempfile
 import time
@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 
 
 def bench_steps(say: Say, rounds: int) -> Numbers:
-    """Compares the steps of all contestants, with one and two threads."""
+    """Compares the steps of all models, with one and two threads."""
     numbers: Numbers = {}
     costs = []
     for threads in (1, 2):
@@ -43,7 +43,7 @@ def bench_steps(say: Say, rounds: int) -> Numbers:
             try:
                 contestants[f"gpt2 {rate}"] = gpt2_step(SMALL, rate)
             except ModuleNotFoundError:
-                say("transformers is not installed: Hugging Face's GPT-2 is left out")
+                say("transformers is not installed: skipping Hugging Face's GPT-2")
         contestants["products"] = products(SMALL)[0]
         seconds = in_turn(contestants, rounds)
         say(f"\nms a step, {threads} thread{'s'[: threads - 1]}, median of {rounds} rounds in turn")
@@ -64,7 +64,7 @@ NAMES = ("ours", "plain", "gpt2")
 
 
 def bench_compilations(say: Say, steps: int = 200) -> Numbers:
-    """Counts what a compiled model compiles while its rate changes at every step, and what the plain way does."""
+    """Counts the compilations of our GPT and the plain GPT while the rate changes at every step."""
     shape = Shape(GPTConfig(vocab_size=65, block_size=16, n_layer=1, n_head=2, n_embd=32), batch_size=4)
     ours, plain = GPT(shape.model), PlainGPT(shape.model, 0.2)
     counts = {}
@@ -78,7 +78,7 @@ def bench_compilations(say: Say, steps: int = 200) -> Numbers:
         step = training_step(compiled, shape, "cpu")
         started = time.perf_counter()
         for i in range(steps):
-            set_rate(0.5 * (1 - i / (steps - 1)))  # the last one is 0
+            set_rate(0.5 * (1 - i / (steps - 1)))  # the last rate is 0
             step()
         counts[name] = (compiled.graphs, compiled.eager, time.perf_counter() - started)
     for name, (graphs, eager, seconds) in counts.items():
@@ -88,7 +88,7 @@ def bench_compilations(say: Say, steps: int = 200) -> Numbers:
 
 
 class _Counted(nn.Module):
-    """A compiled model that counts its graphs, and the calls that ran none of them."""
+    """A compiled model that counts its graphs, and the calls that run none of them."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class _Counted(nn.Module):
 
 
 def bench_evaluation(say: Say, corpus: Corpus) -> Numbers:
-    """Compares an evaluation with the training between two, for each preset as it stands."""
+    """Compares an evaluation with the training between two evaluations, for each preset."""
     shares = {}
     for name, preset in PRESETS.items():
         large = name == "shakespeare_char"
@@ -125,13 +125,13 @@ def bench_evaluation(say: Say, corpus: Corpus) -> Numbers:
         contestants: dict[str, Step] = {"steps": partial(trainer.train_steps, steps), "evaluation": trainer.validate}
         seconds = in_turn(contestants, rounds=2 if large else 7)
         share = median(seconds["evaluation"]) / (median(seconds["steps"]) / steps * preset.training.eval_interval)
-        say(f"{name}: an evaluation takes {share:.4f} of the training between two")
+        say(f"{name}: an evaluation takes {share:.4f} of the training between two evaluations")
         shares[name] = share
     return {"evaluation_share": max(shares.values())} | {f"evaluation_share_{k}": v for k, v in shares.items()}
 
 
 def bench_saving(say: Say, corpus: Corpus) -> Numbers:
-    """Measures what evaluations, best weights and checkpoints cost on their way to the disk, in a laptop run."""
+    """Measures the share of a laptop run that writes evaluations, best weights and checkpoints."""
     trainer = Trainer(replace(PRESETS["laptop"].training, steps=300), Constant(0.2), corpus)
     with tempfile.TemporaryDirectory() as path:
         folder = _TimedFolder(Path(path))
@@ -141,7 +141,7 @@ def bench_saving(say: Say, corpus: Corpus) -> Numbers:
 
 
 class _TimedFolder(RunFolder):
-    """A run's folder that sums the seconds of its writing."""
+    """A run's folder that sums the seconds of its writes."""
 
     seconds = 0.0
 
@@ -157,7 +157,7 @@ class _TimedFolder(RunFolder):
 
 
 def bench_sampling(say: Say, n: int = 256) -> Numbers:
-    """Compares sampling with the key/value cache to sampling that reads the context again for each token."""
+    """Compares sampling with a key/value cache to sampling that reads the whole context for each token."""
     torch.set_num_threads(1)
     gpt = GPT(SMALL.model).eval()
     numbers: Numbers = {}

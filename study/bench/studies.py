@@ -1,4 +1,4 @@
-"""A whole study against the plain way of doing the same search, and what a trial costs beside its training."""
+"""Compares a whole study with a plain search over the same schedules, and measures the pauses between trials."""
 
 import json
 import subprocess
@@ -24,12 +24,12 @@ from study.training.trainer import Trainer
 TRIALS = 8
 SEEDS = (101, 102, 103)
 PLAIN_EVALUATION_BATCHES = 200
-"""Of train and of val each, as nanoGPT does."""
+"""Batches of each split, as in nanoGPT."""
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """A search's wall time, its schedules in the order of the trials, the best loss and whose it is, and the gaps."""
+    """A study's wall time, schedules by trial, best loss with its schedule, and pauses between trials."""
 
     seconds: float
     schedules: list[dict[str, object]]
@@ -39,9 +39,9 @@ class StudyResult:
 
 
 def bench_studies(say: Callable[[str], None], corpus: Corpus, steps: int) -> dict[str, float]:
-    """Runs the laptop study, and the plain search over the same schedules; compares their times and results.
+    """Runs the laptop study and the plain search over the same schedules, and compares their times and results.
 
-    Either's best loss is one seed's luck too, so both best schedules are trained again, over seeds of their own.
+    One seed's luck is part of each best loss, so both best schedules train again on other seeds.
     """
     ours = run_study(steps)
     say(f"study: {TRIALS} trials of {steps} steps in {ours.seconds:.0f} s, best {ours.best_val_loss:.4f}, {ours.best}")
@@ -73,14 +73,14 @@ def bench_studies(say: Callable[[str], None], corpus: Corpus, steps: int) -> dic
 
 
 def over_seeds(schedule: str, config: TrainingConfig, corpus: Corpus) -> list[float]:
-    """Returns the best validation losses of a schedule, given as JSON, with our own training."""
+    """Trains a schedule, given as JSON, on each of SEEDS with our own training; returns the best validation losses."""
     trainers = (Trainer(replace(config, seed=seed), from_dict(json.loads(schedule)), corpus) for seed in SEEDS)
     return [min(p.val_loss for p in trainer.run()) for trainer in trainers]
 
 
 def run_study(steps: int) -> StudyResult:
-    """Runs the laptop study as a user does, in a folder of its own, and reads what it left."""
-    from study.tracking.reader import study_times  # a bare training machine has no mlflow
+    """Runs the laptop study in a temporary folder, as a user would, and reads its results."""
+    from study.tracking.reader import study_times  # mlflow is missing on a bare training machine
 
     with tempfile.TemporaryDirectory() as folder:
         arguments = [
@@ -115,10 +115,10 @@ def run_study(steps: int) -> StudyResult:
 
 
 def gaps(times: list[tuple[float, float, float]]) -> list[float]:
-    """Returns, for each trial after the first on its slot, the seconds from the end before it to its first evaluation.
+    """Returns the seconds from the end of a trial to the first evaluation of the next trial on its slot.
 
     Args:
-        times: of each trial, the seconds at which it was begun, had its first evaluation, and ended.
+        times: the start, first evaluation and end of each trial, in seconds.
     """
     ends = sorted(end for _, _, end in times)
     waits = []
@@ -132,9 +132,8 @@ def gaps(times: list[tuple[float, float, float]]) -> list[float]:
 def train_plainly(config: TrainingConfig, schedule: Schedule, corpus: Corpus) -> tuple[float, float]:
     """Trains one trial as a 300-line script does: nn.Dropout, all cores, evaluation on random batches.
 
-    It begins with our weights and takes our batches, so that no luck parts the two but that of the masks. Returns the
-    best loss on the study's own validation windows, and the seconds spent on finding that out, which the script would
-    not have spent.
+    It starts from our weights and reads our batches, so that only the masks differ by chance. Returns the best loss on
+    the study's validation windows, and the seconds that this loss took, which the script would not have spent.
     """
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)

@@ -1,4 +1,4 @@
-"""Timing that a noisy machine cannot tip: contestants take turns, and what counts is the median over the rounds."""
+"""Timing on a noisy machine: contestants take turns, and the median over the rounds counts."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -10,9 +10,10 @@ Seconds = dict[str, list[float]]
 
 
 def in_turn(contestants: Mapping[str, Callable[[], object]], rounds: int, repeats: int = 1) -> Seconds:
-    """Returns the seconds of one call of each contestant, in every round.
+    """Returns the seconds of one call of each contestant in every round.
 
-    Each is called once before, to warm up. Every other round goes backwards, so that no one always follows the same.
+    One call of each comes first, to warm up. Every other round runs backwards, so that no contestant always follows
+    the same one.
     """
     for call in contestants.values():
         call()
@@ -29,7 +30,7 @@ def in_turn(contestants: Mapping[str, Callable[[], object]], rounds: int, repeat
 
 
 def ratio(seconds: Seconds, name: str, other: str) -> float:
-    """Returns the median over the rounds of one contestant's time over another's in the same round."""
+    """Returns the median over the rounds of the ratio of two contestants' times in the same round."""
     return median(a / b for a, b in zip(seconds[name], seconds[other], strict=True))
 
 

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("give --study NAME, or --runs DIR... with the folders of runs made elsewhere")
     known = {f.name for f in fields(ConfirmOptions if runs is None else RunsOptions)}
     if foreign := [name for name in given if name not in known]:
-        raise UserError(f"{cli.flag(foreign[0])} is of no use with {'--study' if runs is None else '--runs'}")
+        raise UserError(f"{cli.flag(foreign[0])} cannot be combined with {'--study' if runs is None else '--runs'}")
     console = Console(width=None if sys.stdout.isatty() else 160)
     if runs is not None:
         from study.confirm.from_folders import judge_runs
@@ -64,7 +64,7 @@ def _confirm(name: str, options: ConfirmOptions, given: Mapping[str, Any], conso
     lock = fetch(storage, study, folder)
     config = make_config(options, given, study, folder)
     from study.confirm.show import show_verdict
-    from study.confirm.verdict import is_whole, read_verdict
+    from study.confirm.verdict_file import is_whole, read_verdict
     from study.tracking.writer import is_settled
 
     verdict = read_verdict(folder.path)

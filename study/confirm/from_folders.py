@@ -1,4 +1,4 @@
-"""Runs that were made elsewhere, by `study.train --output`, judged as a confirmation's. Needs no Ray and no MLflow."""
+"""Judges runs of `study.train --output` as a confirmation judges its own. Needs no Ray and no MLflow."""
 
 import json
 import os
@@ -14,30 +14,31 @@ from rich.progress import track
 
 from model.paper import PAPER
 from model.schedules import Constant, Schedule, from_dict
-from study.base.errors import UserError
-from study.confirm.arms import BASELINE, NO_DROPOUT, PAPER_PREFIX, Arm, is_constant, plain
+from study.base.errors import UserError, first_line
+from study.confirm.arms import BASELINE, NO_DROPOUT, PAPER_PREFIX, Arm, canonical, is_constant
 from study.confirm.options import RunsOptions
 from study.confirm.results import Results, Row, best_rate, run_rows, with_times
 from study.confirm.show import show_verdict
-from study.confirm.verdict import judge, read_verdict, write_verdict
+from study.confirm.verdict import judge
+from study.confirm.verdict_file import read_verdict, write_verdict
 from study.corpus import Corpus, load_corpus
 from study.engine.display import describe
 from study.training.config import TrainingConfig
 from study.training.evaluation import windows
-from study.training.evaluation_rows import SCHEMA
+from study.training.evaluation_rows import SCHEMA, best_row
 from study.training.measures import Measures, measure_best
 from study.training.run_folder import RunFolder
 from study.training.schedule_file import read_schedule_file
 from study.training.trainer import Trainer
 
 MAY_DIFFER = ("seed", "threads", "corpus")
-"""Fields in which runs that are compared may differ: threads are another machine's, and corpora are told by their
-hashes, since a path is another one elsewhere."""
+"""Fields in which compared runs may differ. Threads depend on the machine, and the hash identifies a corpus whose path
+differs between machines."""
 
 
 @dataclass(kw_only=True)
 class Run:
-    """A run's folder, and what it says."""
+    """A run, read from its folder."""
 
     folder: RunFolder
     schedule: Schedule
@@ -46,7 +47,7 @@ class Run:
 
     @property
     def completed(self) -> bool:
-        """Whether it has reached its end."""
+        """Whether the run has reached its end."""
         rows = self.folder.rows()
         return bool(rows) and rows[-1]["outcome"] is not None
 
@@ -54,8 +55,8 @@ class Run:
 def judge_runs(paths: Sequence[Path], options: RunsOptions, console: Console) -> int:
     """Judges the runs in some folders or below them; returns the exit status.
 
-    The baseline is the best of the constant rates: by their runs with seeds that no other schedule has, if there are
-    such, else by the same runs. Raises UserError.
+    The baseline is the best constant rate. Constant rates with seeds of their own choose it, if there are any, else the
+    compared runs do. Raises UserError.
     """
     output = Path(options.output)
     _check_output(output)
@@ -64,23 +65,25 @@ def judge_runs(paths: Sequence[Path], options: RunsOptions, console: Console) ->
     seeds = {run.training.seed for run in runs if not is_constant(run.schedule)} or {r.training.seed for r in runs}
     sweep = [run for run in runs if run.training.seed not in seeds]
     compared = [run for run in runs if run.training.seed in seeds]
-    rate, warnings = _choose(compared, sweep)
+    rate, warnings = _choose_baseline(compared, sweep)
     sha256 = _measure([run for run in compared if run.completed], options, console)
     arms = _arms(compared, rate)
-    names = {plain(arm.schedule): arm.name for arm in arms}
-    found = [_rows(run, names[plain(run.schedule)]) for run in compared]
+    names = {canonical(arm.schedule): arm.name for arm in arms}
+    found = [_rows(run, names[canonical(run.schedule)]) for run in compared]
     results = with_times(
         Results(
             evaluations=[row for _, evaluations in found for row in evaluations],
             runs=[row for row, _ in found],
-            sweep=[_rows(run, f"sweep-{plain(run.schedule).rate(0):g}")[0] for run in sweep],
+            sweep=[_rows(run, f"sweep-{canonical(run.schedule).rate(0):g}")[0] for run in sweep],
         ),
         BASELINE,
     )
     if any(len(run.measures.full_val_loss) == 1 for run in compared):
-        warnings.append("of runs without study.train --full-evaluation, full_val_loss is that of the best weights only")
+        warnings.append(
+            "runs without study.train --full-evaluation: their full_val_loss is that of the best weights only"
+        )
     if len({run.measures.device for run in compared if run.measures.device}) > 1:
-        warnings.append("runs were made on different devices: their times and sampling speeds cannot be compared")
+        warnings.append("the runs trained on different devices: their times and sampling speeds cannot be compared")
     verdict = judge(
         results,
         arms,
@@ -114,7 +117,7 @@ def _read(path: Path) -> Run:
     file = read_schedule_file(folder.config)
     if file.training is None:
         raise UserError(f"--runs {path}: its config.yaml has no training config, so it is not study.train's")
-    try:  # a trial's damaged line is passed over, since the trial is trained again; these runs are not
+    try:  # a trial's damaged line is skipped, because the trial trains again; these runs do not
         lines = folder.metrics.read_bytes().splitlines() if folder.metrics.exists() else []
         if any(json.loads(line).keys() != set(SCHEMA.names) for line in lines):
             raise ValueError("not only evaluations")
@@ -132,7 +135,7 @@ def _check_output(output: Path) -> None:
 
 
 def _check_alike(runs: Sequence[Run], corpus: str | None) -> None:
-    """Raises UserError if runs cannot be compared."""
+    """Raises UserError if the runs cannot be compared."""
     first, seen = runs[0], dict[tuple[Schedule, int], Path]()
     for run in runs:
         a, b = asdict(first.training), asdict(run.training)
@@ -142,7 +145,7 @@ def _check_alike(runs: Sequence[Run], corpus: str | None) -> None:
                     f"--runs {first.folder.path} and {run.folder.path} differ in {name} ({a[name]} and {b[name]}): "
                     "only schedule and seed may differ"
                 )
-        key = plain(run.schedule), run.training.seed
+        key = canonical(run.schedule), run.training.seed
         if key in seen:
             raise UserError(
                 f"--runs {seen[key]} and {run.folder.path} are both {describe(run.schedule.to_dict())} with seed "
@@ -160,28 +163,28 @@ def _check_alike(runs: Sequence[Run], corpus: str | None) -> None:
         )
 
 
-def _choose(compared: Sequence[Run], sweep: Sequence[Run]) -> tuple[float, list[str]]:
-    """Returns the best constant rate, and what is to be said about how it was chosen. Raises UserError."""
+def _choose_baseline(compared: Sequence[Run], sweep: Sequence[Run]) -> tuple[float, list[str]]:
+    """Returns the best constant rate, and warnings about its choice. Raises UserError."""
     constants = [run for run in compared if is_constant(run.schedule)]
     if not constants:
-        raise UserError("--runs has no run with a constant rate, which schedules are compared with: train some")
+        raise UserError("--runs has no run with a constant rate to compare schedules with: train one")
     rate = best_rate(_rows(run, "")[0] for run in sweep or constants)
     if rate is None:
-        raise UserError("--runs has no constant rate's run that has reached its end: let one end")
-    if all(plain(run.schedule) != Constant(rate) for run in constants):
+        raise UserError("--runs has no completed run with a constant rate: complete one")
+    if all(canonical(run.schedule) != Constant(rate) for run in constants):
         raise UserError(
             f"--runs has the best constant rate, {rate:g}, with other seeds only: train it with the schedules' seeds"
         )
-    if sweep or len({plain(run.schedule) for run in constants}) == 1:
+    if sweep or len({canonical(run.schedule) for run in constants}) == 1:
         return rate, []
     return rate, [
-        "the best constant rate was chosen by the same runs that it is compared with, which favours it a little: train "
-        "constant rates with seeds of their own to choose it by those"
+        "the compared runs also chose the best constant rate, which favours it a little: train constant rates with "
+        "seeds of their own, which then choose it"
     ]
 
 
 def _measure(runs: Sequence[Run], options: RunsOptions, console: Console) -> str | None:
-    """Measures the best weights of runs that lack it; returns the hash of the text, if known. Raises UserError."""
+    """Measures the best weights of runs without measures; returns the text's hash, if known. Raises UserError."""
     known = next((run.measures.corpus_sha256 for run in runs if run.measures.corpus_sha256), None)
     lacking = [run for run in runs if run.measures.test_loss is None]
     if not lacking:
@@ -194,7 +197,7 @@ def _measure(runs: Sequence[Run], options: RunsOptions, console: Console) -> str
         raise UserError(
             f"corpus {corpus.path.stem[:12]}... is not the one that runs learned from ({known}): see --corpus"
         )
-    speed = len(lacking) == len(runs)  # else those measured on the machine of their training are not to be mixed
+    speed = len(lacking) == len(runs)  # never mixed with speeds of the machine that trained
     for run in track(lacking, "measuring best weights", console=console, transient=True):
         _measure_run(run, corpus, device, speed)
     return corpus.sha256
@@ -206,22 +209,22 @@ def _measure_run(run: Run, corpus: Corpus, device: str, speed: bool) -> None:
     try:
         measure_best(run.measures, run.folder, trainer, corpus)
     except (OSError, RuntimeError) as error:  # no weights; weights of another shape
-        reason = str(error).splitlines()[0][:200]
-        raise UserError(f"--runs {run.folder.path}: its weights cannot be measured ({reason}); see --corpus") from None
+        raise UserError(
+            f"--runs {run.folder.path}: its weights cannot be measured ({first_line(error)}); see --corpus"
+        ) from None
     if not speed:
         run.measures.sampling_tokens_per_second = None
-    best = min(run.folder.rows(), key=lambda row: row["val_loss"])
     loss = trainer.mean_loss(windows(corpus.split("full_val"), run.training, trainer.device))
-    run.measures.full_val_loss = [(best["step"], loss)]
+    run.measures.full_val_loss = [(best_row(run.folder.rows())["step"], loss)]
 
 
 def _arms(runs: Sequence[Run], rate: float) -> list[Arm]:
-    """Returns the arms that runs make up: the baseline first, then no dropout, then by name."""
-    paper = {plain(from_dict(schedule)): name for name, schedule in PAPER.items()}
+    """Returns the arms of the runs: the baseline first, then no dropout, then by name."""
+    paper = {canonical(from_dict(schedule)): name for name, schedule in PAPER.items()}
     arms: dict[Schedule, Arm] = {}
     names: Counter[str] = Counter()
     for run in sorted(runs, key=lambda run: describe(run.schedule.to_dict())):
-        simple = plain(run.schedule)
+        simple = canonical(run.schedule)
         if simple in arms:
             continue
         words = describe(run.schedule.to_dict())
@@ -234,7 +237,7 @@ def _arms(runs: Sequence[Run], rate: float) -> list[Arm]:
         else:
             name, meaning = re.sub(r"[^a-z0-9._-]+", "-", words.lower()).strip("-"), words
         names[name] += 1
-        name += f"-{names[name]}" if names[name] > 1 else ""  # words leave digits and points out
+        name += f"-{names[name]}" if names[name] > 1 else ""  # two descriptions may give one name
         arms[simple] = Arm(name=name, meaning=meaning, schedule=run.schedule)
     return sorted(arms.values(), key=lambda arm: (arm.name != BASELINE, arm.name != NO_DROPOUT))
 

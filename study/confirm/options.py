@@ -1,47 +1,43 @@
-"""The command line of study.confirm, and what can be said about it before anything is started."""
+"""The command line of study.confirm, with the checks that need nothing but the command line."""
 
 from dataclasses import dataclass
 
-from study.base.cli import described, flag
-from study.base.errors import UserError
+from study.base.cli import check_bounds, described
 
 MOST_SEEDS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConfirmOptions:
-    """What the command line of study.confirm says of the runs of a study. None is the default that is named.
+    """The command line of study.confirm --study. A field left at None takes the default stated in its help.
 
     Raises:
-        UserError: names the flag and the value that it refuses.
+        UserError: names the flag and the refused value.
     """
 
-    top: int = described("best schedules of the study to confirm", 3, metavar="K")
-    seeds: int = described("runs of each arm, each with a fresh seed", 5, metavar="S")
-    sweep_seeds: int = described("runs of each constant rate of the sweep that chooses the best one", 3, metavar="S")
-    gpus: int | None = described("GPUs to use in all; 0 is the CPU; default all that Ray sees", None)
-    trials_per_gpu: int = described("runs that share a GPU, which falsifies their times", 1, metavar="K")
+    top: int = described("best schedules of the study to confirm", 3, metavar="K", least=1)
+    seeds: int = described("runs of each arm, each with a fresh seed", 5, metavar="S", least=1, most=MOST_SEEDS)
+    sweep_seeds: int = described(
+        "runs of each constant rate in the sweep that chooses the best rate", 3, metavar="S", least=1, most=MOST_SEEDS
+    )
+    gpus: int | None = described("GPUs to use in all; 0 is the CPU; default all that Ray sees", None, least=0)
+    trials_per_gpu: int = described("runs that share a GPU, which lengthens their times", 1, metavar="K", least=1)
     storage: str = described("folder of studies, or s3://BUCKET/PREFIX", "studies", metavar="PATH_OR_URI")
     tracking_uri: str | None = described("MLflow server; default the study's", None, metavar="URI")
     address: str | None = described("Ray cluster; default RAY_ADDRESS, or a local Ray of its own", None)
 
     def __post_init__(self) -> None:
-        for name, least in (("top", 1), ("seeds", 1), ("sweep_seeds", 1), ("gpus", 0), ("trials_per_gpu", 1)):
-            value = getattr(self, name)
-            most = MOST_SEEDS if name.endswith("seeds") else None
-            if value is not None and (value < least or (most is not None and value > most)):
-                limit = f"at least {least}" if most is None else f"from {least} to {most}"
-                raise UserError(f"{flag(name)} must be {limit}, got {value}")
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunsOptions:
-    """What the command line of study.confirm says of runs made elsewhere. None is the default that is named."""
+    """The command line of study.confirm --runs. A field left at None takes the default stated in its help."""
 
     output: str = described("folder for verdict.json and its tables", "confirmation", metavar="FOLDER")
     corpus: str | None = described(
-        "the text that all runs learned from; default the one that they name", None, metavar="NAME_OR_PATH"
+        "text that all runs learned from; default the text that the runs name", None, metavar="NAME_OR_PATH"
     )
     device: str | None = described(
-        "where weights are measured; default cuda if there is one", None, choices=("cpu", "cuda")
+        "device that measures the weights; default cuda if available", None, choices=("cpu", "cuda")
     )

@@ -1,4 +1,4 @@
-"""The table of "dynamic dropout" (Yan & Shao 2024), reproduced, and what was found beside its claims."""
+"""The table of "dynamic dropout" (Yan & Shao 2024), reproduced, and the results beside its claims."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -19,14 +19,14 @@ COLUMNS = (
     "seconds_to_baseline",
     "sampling_tokens_per_second",
 )
-"""The paper reports the first, third, fifth and last; the others say what is behind them."""
+"""The paper reports the first, third, fifth and last number; the others explain them."""
 Compared = Mapping[str, Difference]
 
 
 def paper_table(arms: Sequence[Arm], runs: Sequence[Row], baseline: str, same_as: Mapping[str, str]) -> dict[str, Any]:
     """Returns the rows for the fixed rate and each of the paper's schedules that was trained, and the claims.
 
-    The fixed rate is the best constant one, since a schedule that beats a badly chosen rate has shown nothing.
+    The fixed rate is the best constant rate: to beat a badly chosen rate shows nothing.
     """
     known = {arm.name: arm for arm in arms}
     wanted = {"fixed rate": baseline} | {name: same_as.get(PAPER_PREFIX + name, PAPER_PREFIX + name) for name in PAPER}
@@ -58,28 +58,28 @@ def _claims(differences: Mapping[str, Compared], shown: Mapping[str, Arm], runs:
             "found": f"training time against the fixed rate's: {_list(differences['train_seconds'], ' s', '.1f')}. "
             f"{_reached(shown, runs)}",
             "mechanism": "a step without dropout is cheaper, so a schedule saves time only while its rate is 0 (under "
-            "half of 1/65536), which these reach at their end if at all; fewer steps to the same loss would save "
-            "more, and show in the time to the fixed rate's best loss",
+            "half of 1/65536), which these schedules reach at their end, if at all; fewer steps to the same loss would "
+            "save more time, and would show in the time to the fixed rate's best loss",
         },
         {
             "claim": "dynamic dropout lowers the final training loss",
             "found": f"with dropout on: {_list(differences['final_train_loss'])}; with dropout off: "
             f"{_list(differences['train_loss_dropout_off'])}",
-            "mechanism": "a schedule that ends low is measured with less noise in its network, which lowers the loss "
-            "with dropout on whatever was learned; with dropout off, a lower one at the end is also what overfitting "
-            "looks like: see the final validation loss",
+            "mechanism": "a schedule that ends low has less noise in its network at the end, which lowers the loss "
+            "with dropout on, whatever the model has learned; with dropout off, overfitting lowers the final training "
+            "loss too: see the final validation loss",
         },
         {
             "claim": "dynamic dropout improves inference efficiency",
             "found": f"tokens sampled a second: {_list(differences['sampling_tokens_per_second'], '', '.0f')}",
-            "mechanism": "none: dropout is off at inference, and the models differ in the values of their weights "
-            "only: a difference is the machine's noise",
+            "mechanism": "none: dropout is off at inference and the models differ only in the values of their weights, "
+            "so a difference is the machine's noise",
         },
         {
             "claim": "the validation-loss schedule is the best",
             "found": _val_loss_is_best(shown, runs),
-            "mechanism": "it lowers the rate while the loss falls, and raises it again when the model overfits; but it "
-            "is steered by the validation loss that it is then judged by: test_loss is free of that",
+            "mechanism": "it lowers the rate while the loss falls, and raises it again when the model overfits; but "
+            "the validation loss that judges it also steers it: compare its test_loss",
         },
     ]
 
@@ -98,7 +98,7 @@ def _list(differences: Compared, unit: str = "", digits: str = ".4f") -> str:
 
 
 def _reached(shown: Mapping[str, Arm], runs: Sequence[Row]) -> str:
-    """Says how many runs reached the fixed rate's best loss, and when."""
+    """Returns how many runs reached the fixed rate's best loss, and after how many seconds."""
     parts = []
     for label, arm in shown.items():
         seconds = list(by_seed(runs, arm.name, "seconds_to_baseline").values())

@@ -13,7 +13,7 @@ import yaml
 from model.schedules import Constant, Schedule
 from study.base.cli import flag
 from study.base.errors import UserError
-from study.confirm.arms import SWEEP_RATES, Arm, Found, best_of_study
+from study.confirm.arms import SWEEP_RATES, Arm, CompletedTrial, best_of_study
 from study.confirm.options import MOST_SEEDS, ConfirmOptions
 from study.records.lock import StudyLock
 from study.records.sealed_files import copy_of, read_kept, write_kept
@@ -63,7 +63,7 @@ class ConfirmationConfig:
     top: int
     seeds: int
     sweep_seeds: int
-    found: tuple[Found, ...]
+    found: tuple[CompletedTrial, ...]
     tracking_uri: str | None
     packed: bool
     training: TrainingConfig
@@ -121,7 +121,7 @@ class ConfirmationFolder:
             return None
         try:
             d: dict[str, Any] = yaml.safe_load(read_kept(self.config))
-            found = tuple(Found.from_dict(item) for item in d["found"])
+            found = tuple(CompletedTrial.from_dict(item) for item in d["found"])
             return ConfirmationConfig(**d | {"found": found, "training": TrainingConfig.from_dict(d["training"])})
         except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.config} is damaged ({error}): remove its folder to begin anew") from None
@@ -157,7 +157,7 @@ def fetch_runs(storage: Storage, folder: ConfirmationFolder) -> None:
         storage.fetch_all(path for path in storage.list(folder.path) if path.name in RUN_FILES)
 
 
-def read_study(folder: StudyFolder, top: int) -> tuple[StudyConfig, list[Found]]:
+def read_study(folder: StudyFolder, top: int) -> tuple[StudyConfig, list[CompletedTrial]]:
     """Returns a study's config and its best trials. Raises UserError if it has no completed one."""
     name = folder.path.name
     if not folder.config.exists():

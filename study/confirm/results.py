@@ -1,18 +1,19 @@
 """The runs of a confirmation as two tables: one row an evaluation, and one row a run."""
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.schedules import Schedule
 from study.base.files import atomic_path
-from study.training.evaluation_rows import SCHEMA
+from study.training.evaluation_rows import SCHEMA, best_row
 from study.training.measures import Measures
 from study.training.run_folder import RunFolder
 
@@ -29,7 +30,7 @@ NUMBERS = (
     "seconds_to_baseline",
     "sampling_tokens_per_second",
 )
-"""What is compared of a run; test_loss is that of the weights at best_step."""
+"""The compared numbers of a run; test_loss is measured on the weights of best_step."""
 RUNS = pa.schema(
     [
         ("arm", pa.string()),
@@ -47,7 +48,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """Rows of EVALUATIONS and of RUNS: those of the arms, and of the constant rate's own sweep."""
+    """The tables of a confirmation: evaluations and runs of the arms, and runs of the constant rate's sweep."""
 
     evaluations: list[Row]
     runs: list[Row]
@@ -71,14 +72,14 @@ class Results:
 
 
 def read_results(folder: Path) -> Results:
-    """Reads what `Results.write` wrote."""
+    """Reads the tables that `Results.write` wrote."""
     tables = (pq.read_table(folder / f"{name}.parquet").to_pylist() for name in ("evaluations", "runs", "sweep"))
     evaluations, runs, sweep = tables
     return Results(evaluations=evaluations, runs=runs, sweep=sweep)
 
 
 def is_complete(folder: RunFolder) -> bool:
-    """Whether a run has reached its end, all of it is measured, and its driver has heard of it and cleared up."""
+    """Whether a run has ended, all its measures exist, and its driver has removed its checkpoints."""
     rows = folder.rows()
     ended = bool(rows) and rows[-1]["outcome"] is not None and not folder.resume.exists()
     return ended and Measures.read(folder.path).test_loss is not None
@@ -95,7 +96,7 @@ def run_rows(
     reason: str | None = None,
     run_id: str | None = None,
 ) -> tuple[Row, list[Row]]:
-    """Returns a run's row and its evaluations'. One that has not reached its end has failed and has no numbers."""
+    """Returns the row of a run and the rows of its evaluations. A run that did not reach its end has failed."""
     evaluations = folder.rows()
     completed = bool(evaluations) and evaluations[-1]["outcome"] is not None
     outcome = "completed" if completed else "failed"
@@ -110,7 +111,7 @@ def run_rows(
     }  # fmt: skip
     if not completed:
         return run | {"reason": reason or "it has not reached its end"}, rows
-    best, last = min(rows, key=lambda row: row["val_loss"]), rows[-1]
+    best, last = best_row(rows), rows[-1]
     return run | measures.final() | {
         "best_val_loss": best["val_loss"],
         "best_step": best["step"],
@@ -124,18 +125,15 @@ def run_rows(
 def with_times(results: Results, baseline: str) -> Results:
     """Returns results with each run's seconds_to_baseline.
 
-    That is the training time at its first evaluation that is as good as the baseline's best with the same seed; None
-    if there is none, or no such run of the baseline.
+    This is the training time at the run's first evaluation that is as good as the baseline's best with the same seed;
+    None if there is no such evaluation, or no such run of the baseline.
     """
     target = {run["seed"]: run["best_val_loss"] for run in results.runs if run["arm"] == baseline}
-    reached: dict[tuple[str, int], float] = {}
-    for row in results.evaluations:
-        loss = target.get(row["seed"])
-        if loss is not None and row["val_loss"] <= loss:
-            key = row["arm"], row["seed"]
-            reached[key] = min(row["train_seconds"], reached.get(key, math.inf))
+    evaluations = pd.DataFrame(results.evaluations, columns=EVALUATIONS.names)
+    reached = evaluations[evaluations.val_loss <= evaluations.seed.map(target).astype(float)]
+    seconds = reached.groupby(["arm", "seed"]).train_seconds.min().to_dict()
     runs = [
-        run | {"seconds_to_baseline": reached.get((run["arm"], run["seed"])) if run["outcome"] == "completed" else None}
+        run | {"seconds_to_baseline": seconds.get((run["arm"], run["seed"])) if run["outcome"] == "completed" else None}
         for run in results.runs
     ]
     return replace(results, runs=runs)
@@ -144,15 +142,15 @@ def with_times(results: Results, baseline: str) -> Results:
 def best_rate(sweep: Iterable[Mapping[str, Any]]) -> float | None:
     """Returns the constant rate with the lowest mean best_val_loss in the rows of a sweep; None if no run ended.
 
-    Rates are compared on the same seeds: one of which a run failed is no candidate, unless this is so of all.
+    Rates are compared on the same seeds: a rate with a failed run is no candidate, unless all rates have one.
     """
-    by_rate: dict[float, list[float]] = {}
+    losses: dict[float, list[float]] = {}
     for run in sweep:
         if run["outcome"] == "completed":
-            by_rate.setdefault(json.loads(run["schedule"])["rate"], []).append(run["best_val_loss"])
-    most = max((len(losses) for losses in by_rate.values()), default=0)
-    candidates = {rate: sum(losses) / most for rate, losses in by_rate.items() if len(losses) == most}
-    return min(candidates, key=lambda rate: (candidates[rate], rate), default=None)
+            losses.setdefault(json.loads(run["schedule"])["rate"], []).append(run["best_val_loss"])
+    most = max(map(len, losses.values()), default=0)
+    means = {rate: fmean(found) for rate, found in losses.items() if len(found) == most}
+    return min(means, key=lambda rate: (means[rate], rate), default=None)
 
 
 def by_seed(runs: Sequence[Mapping[str, Any]], arm: str, metric: str) -> dict[int, float | None]:

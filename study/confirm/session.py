@@ -27,7 +27,8 @@ from study.confirm.plan import (
 from study.confirm.results import Results, Row, best_rate, is_complete, run_rows, with_times
 from study.confirm.show import show_verdict
 from study.confirm.trial import ConfirmationJob, ConfirmationRecorder
-from study.confirm.verdict import judge, read_verdict, write_verdict
+from study.confirm.verdict import judge
+from study.confirm.verdict_file import read_verdict, write_verdict
 from study.corpus import load_corpus
 from study.engine.cluster import Room, Slots, cluster_gpus, share_out, start_ray, stop_ray
 from study.engine.display import Display, duration
@@ -171,7 +172,7 @@ class _Session:
             return 130
         rate = best_rate([self._rows(run, writer)[0] for run in sweep])
         if rate is None:
-            reason = next(iter(self._reasons.values()), "unknown").splitlines()[0]
+            reason = first_line(next(iter(self._reasons.values()), "unknown"))
             print(f"error: no run of the constant rate's sweep was completed: {reason}", file=sys.stderr)
             return 1
         chosen, same_as = arms(config.found, rate, config.training.steps)

@@ -1,4 +1,4 @@
-"""A verdict on the screen: the arms, the sentence, and the paper's table."""
+"""Prints a verdict: the arms, the sentence, and the paper's table."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,25 +12,29 @@ Summary = Mapping[str, Any] | None
 
 
 def show_verdict(verdict: Mapping[str, Any], console: Console) -> None:
-    """Prints what verdict.json says."""
+    """Prints the content of verdict.json."""
     console.print(_arms(verdict))
     for name, other in verdict["same_as"].items():
-        _say(console, f"{name} is the same schedule as {other}")
+        _print(console, f"{name} is the same schedule as {other}")
     for warning in verdict["warnings"]:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
+    if steered := [arm["arm"] for arm in verdict["arms"] if arm["schedule"]["kind"] == "val_loss"]:
+        _print(
+            console, f"the validation loss that judges {', '.join(steered)} also steers the rate: compare the test loss"
+        )
     if verdict["published"]:
         values = ", ".join(f"{value} ({who})" for who, value in verdict["published"].items())
-        _say(console, f"full_val_loss stands beside published best validation losses: {values}")
+        _print(console, f"published best validation losses, comparable to full_val_loss: {values}")
     console.print()
-    _say(console, verdict["verdict"], style="bold")
+    _print(console, verdict["verdict"], style="bold")
     if verdict["paper"]["claims"]:
         console.print()
         console.print(_paper(verdict))
-        _say(console, "Differences below are paired by seed, with 95 % intervals; p is not adjusted for their number.")
+        _print(console, "Differences below are paired by seed, with 95 % intervals; their p-values are not adjusted.")
         for claim in verdict["paper"]["claims"]:
-            _say(console, f"Claim: {claim['claim']}.", style="italic")
-            _say(console, f"  Found: {claim['found']}.")
-            _say(console, f"  Mechanism: {claim['mechanism']}.")
+            _print(console, f"Claim: {claim['claim']}.", style="italic")
+            _print(console, f"  Found: {claim['found']}.")
+            _print(console, f"  Mechanism: {claim['mechanism']}.")
 
 
 def _arms(verdict: Mapping[str, Any]) -> Table:
@@ -95,5 +99,5 @@ def _difference(difference: Mapping[str, Any] | None) -> str:
     return f"{difference['mean']:+.4f} ({difference['low']:+.4f} to {difference['high']:+.4f})"
 
 
-def _say(console: Console, line: str, style: str | None = None) -> None:
+def _print(console: Console, line: str, style: str | None = None) -> None:
     console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The statistics of a confirmation: over seeds, and between arms on the same seeds."""
+"""The statistics of a confirmation: summaries over seeds, and differences between arms on the same seeds."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,13 +11,13 @@ from statsmodels.stats.power import TTestPower
 
 CONFIDENCE = 0.95
 POWER = 0.8
-"""The chance to show a difference, with the seeds that `seeds_needed` returns, if it is as large as the one seen."""
+"""The chance that a test with `seeds_needed` seeds shows a difference as large as the one seen."""
 MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """A metric over seeds: `low` to `high` is the 95 % interval of the mean (t); with one seed there is none."""
+    """A metric over seeds: `low` to `high` is the 95 % interval of the mean (t), which needs two seeds."""
 
     n: int
     mean: float
@@ -30,8 +30,8 @@ class Summary:
 class Difference:
     """An arm minus another on the same seeds: `low` to `high` is the 95 % interval of the mean, `p` of a paired t-test.
 
-    With fewer than two seeds, or differences that are all the same number but 0, no test is possible: all three are
-    None. If all are 0 the arms are one, and p is 1.
+    With fewer than two seeds, or if all differences are the same number other than 0, no test is possible, and `low`,
+    `high` and `p` are None. If all differences are 0, the arms are equal and p is 1.
     """
 
     n: int
@@ -43,10 +43,7 @@ class Difference:
 
 
 def summary(values: Sequence[float | None]) -> Summary | None:
-    """Returns mean, standard deviation (n - 1) and interval; values that are None or not finite do not count.
-
-    None if nothing counts.
-    """
+    """Returns mean, standard deviation (n - 1) and interval of the values that are finite numbers; None without any."""
     x = np.array([value for value in values if value is not None and math.isfinite(value)], dtype=np.float64)
     if len(x) == 0:
         return None
@@ -59,10 +56,7 @@ def summary(values: Sequence[float | None]) -> Summary | None:
 
 
 def paired_difference(arm: Mapping[int, float | None], other: Mapping[int, float | None]) -> Difference | None:
-    """Returns how an arm differs from another, each given by seed; seeds that one of them lacks do not count.
-
-    None if no seed counts.
-    """
+    """Returns the difference of two arms, each given by seed, over the seeds that both have; None without any."""
     seeds = sorted(arm.keys() & other.keys())
     pairs = [(a, b) for seed in seeds if (a := arm[seed]) is not None and (b := other[seed]) is not None]
     x = np.array([(a, b) for a, b in pairs if math.isfinite(a) and math.isfinite(b)], dtype=np.float64).reshape(-1, 2)
@@ -73,7 +67,7 @@ def paired_difference(arm: Mapping[int, float | None], other: Mapping[int, float
     mean = float(differences.mean())
     if not differences.any():
         return Difference(n=n, mean=0.0, sd=0.0, low=0.0, high=0.0, p=1.0)
-    # What is left of equal differences after rounding is no variation between seeds.
+    # Equal differences differ by rounding only, which is no variation between seeds.
     if n == 1 or np.ptp(differences) <= 8 * np.finfo(np.float64).eps * np.abs(x).max():
         return Difference(n=n, mean=mean, sd=None, low=None, high=None, p=None)
     test = stats.ttest_rel(x[:, 0], x[:, 1])
@@ -91,7 +85,7 @@ def paired_difference(arm: Mapping[int, float | None], other: Mapping[int, float
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Returns p-values adjusted for their number, so that all claims together err with probability alpha (Holm 1979).
 
-    Those that are None are no tests and stay None.
+    A p-value of None is no test and stays None.
     """
     tested = [p for p in p_values if p is not None]
     adjusted = iter(multipletests(tested, method="holm")[1].tolist() if tested else [])
@@ -99,10 +93,10 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def seeds_needed(difference: Difference, alpha: float) -> int | None:
-    """Returns with how many seeds a paired t-test at `alpha` shows a difference as large as the one seen.
+    """Returns the seeds with which a paired t-test at `alpha` shows a difference as large as the one seen.
 
-    In `POWER` of all cases, and if the standard deviation is the one seen. None if there is none, or if it would take
-    more than MOST_SEEDS.
+    It does so in `POWER` of all cases, given the standard deviation seen. None if the difference or its deviation is
+    0, or if more than MOST_SEEDS are needed.
     """
     if not difference.sd or not difference.mean:
         return None

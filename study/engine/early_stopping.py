@@ -7,7 +7,8 @@ import optuna
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
-from study.records.optuna_study import METRIC, finished, unfinished
+from study.base.names import METRIC
+from study.records.optuna_study import finished, unfinished
 
 REDUCTION_FACTOR = 3
 """One trial in three passes a rung."""

@@ -6,10 +6,10 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from study.base.errors import UserError
+from study.base.errors import UserError, first_line
 from study.base.uris import redacted, sqlite_path
 from study.engine.cluster import alive_nodes
-from study.records.storage import Storage, first_line
+from study.records.storage import Storage
 
 LOCAL_FILESYSTEMS = re.compile(r"ext[234]|xfs|btrfs|zfs|f2fs|overlay|tmpfs|ramfs|bcachefs|jfs|reiserfs|vfat|exfat|ntfs")
 ANSWER_SECONDS = 60.0

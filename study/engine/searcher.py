@@ -12,10 +12,10 @@ from ray.tune.search import Searcher
 
 from search_spaces import KNOWN_GOOD, SPACES
 from study.base.errors import WorldError
-from study.base.names import TRIALS_PER_GPU, Outcome
+from study.base.names import METRIC, TRIALS_PER_GPU, Outcome
 from study.engine.sampler import make_sampler
 from study.engine.worker_messages import DISK, DIVERGED, FAILED, TRACEBACK, WARNINGS
-from study.records.optuna_study import KNOWN, METRIC, REASON, SCHEDULE, STATES, unfinished
+from study.records.optuna_study import KNOWN, REASON, SCHEDULE, STATES, unfinished
 from study.records.uploads import Mirror
 
 T = TypeVar("T")

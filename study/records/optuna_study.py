@@ -5,20 +5,19 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from study.base.errors import UserError
+from study.base.errors import UserError, first_line
+from study.base.names import REASON as REASON  # an Optuna trial and its MLflow run say it under one name
 from study.base.names import Outcome
 from study.base.uris import redacted, sqlite_path
 from study.records.journal import KeptJournal
 
-METRIC = "best_val_loss"
-"""What Optuna minimises and ASHA compares, at equal steps."""
 STATES = {
     Outcome.COMPLETED: TrialState.COMPLETE,
     Outcome.STOPPED_EARLY: TrialState.PRUNED,
     Outcome.FAILED: TrialState.FAIL,
 }
-SCHEDULE, KNOWN, REASON = "schedule", "known_good", "reason"
-"""User attributes of an Optuna trial: its schedule's dict, what a known good one is called, why it failed."""
+SCHEDULE, KNOWN = "schedule", "known_good"
+"""User attributes of an Optuna trial, beside REASON: its schedule's dict, and the name of a known good schedule."""
 
 
 def open_storage(database: str | None, journal: Path) -> optuna.storages.BaseStorage:
@@ -31,8 +30,9 @@ def open_database(url: str) -> optuna.storages.BaseStorage:
     try:
         return optuna.storages.RDBStorage(url)
     except Exception as error:  # whatever the database's driver raises, it is the URL that does not work
-        reason = redacted((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
-        raise UserError(f"--optuna-storage {redacted(url)} cannot be used ({reason}): give a database URL") from None
+        raise UserError(
+            f"--optuna-storage {redacted(url)} cannot be used ({first_line(error)}): give a database URL"
+        ) from None
 
 
 def check_database(url: str) -> None:

@@ -12,6 +12,7 @@ from typing import IO
 from pyarrow import fs
 
 from study.base.errors import UserError
+from study.base.errors import first_line as first_line
 from study.base.files import atomic_path, cache_folder
 from study.base.uris import redacted
 
@@ -158,8 +159,3 @@ def check_scheme(uri: str) -> None:
             f"--storage {redacted(uri)} holds a secret: leave it out, and set it in the environment of every node "
             "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
         )
-
-
-def first_line(error: Exception) -> str:
-    """Returns what may be shown of an error."""
-    return redacted((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]

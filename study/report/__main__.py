@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--output",
         type=Path,
         metavar="FILE",
-        help="default report.html in the study's folder, or here if that is not on this machine",
+        help="default report.html in the study's folder, or in this folder if the study is elsewhere",
     )
     p.add_argument(
         "--storage",
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument(
         "--tracking-uri", metavar="URI", help="default the study's, MLFLOW_TRACKING_URI, or mlflow.db in this folder"
     )
-    p.add_argument("--optuna-storage", metavar="URL", help="Optuna database, if the study's held a password")
+    p.add_argument("--optuna-storage", metavar="URL", help="Optuna database, if the study's URL held a password")
     args = p.parse_args(sys.argv[1:] if argv is None else argv)
     if args.output is not None:
         parent = args.output.absolute().parent
@@ -67,9 +67,9 @@ def _report(folder: "StudyFolder", args: argparse.Namespace) -> int:
         try:
             with tempfile.TemporaryDirectory() as scratch:
                 attach(tracked, report, Path(scratch))
-        except OSError as error:  # the report is made: only its copy in MLflow is missing
+        except OSError as error:  # the report exists: only its copy in MLflow is missing
             print(f"warning: MLflow did not take the report and its figures: {error}", file=sys.stderr)
-    print(f"{output}: {len(source.notes)} trials of study {args.study}")
+    print(f"{output}: {len(source.records)} trials of study {args.study}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""All that a report has to say of a study, found once."""
+"""The analysis behind a report: each result is computed once, for figures, captions and sentences."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -8,28 +8,20 @@ from study.base.names import Outcome
 from study.engine.display import describe
 from study.engine.early_stopping import rungs
 from study.report import sentences
-from study.report.data import (
-    Curve,
-    Edge,
-    Rung,
-    Trial,
-    alone,
-    arm_curve,
-    make_trials,
-    ranked,
-    rungs_at,
-    trial_curve,
-)
-from study.report.parameters import Importance, importance, winner_edges
+from study.report.curves import Curve, arm_curve, trial_curve
+from study.report.edges import Edge, winner_edges
+from study.report.parameters import Importance, importance
+from study.report.rungs import Rung, rungs_at
 from study.report.source import Source
+from study.report.trials import Trial, make_trials, ranked, unshared
 
 
-class Findings:
-    """What the figures draw and the page says; `source` is where it comes from."""
+class Analysis:
+    """The results of a study, computed from `source`."""
 
     def __init__(self, source: Source) -> None:
         self.source, self.steps = source, source.config.training.steps
-        self.trials = make_trials(source.rows, source.notes)
+        self.trials = make_trials(source.rows, source.records)
         self.best_first = ranked(self.trials)
         self.winner: Trial | None = next(iter(self.best_first), None)
         self.verdict = source.confirmation.verdict if source.confirmation else None
@@ -37,26 +29,26 @@ class Findings:
     @property
     def ended(self) -> int:
         """How many trials have ended."""
-        return sum(note.outcome is not None for note in self.source.notes.values())
+        return sum(record.outcome is not None for record in self.source.records.values())
 
     @property
     def unfinished(self) -> bool:
-        """Whether the study lacks trials."""
+        """Whether the study has trials left to run."""
         return self.ended < self.source.config.trials
 
     @cached_property
     def rungs(self) -> list[Rung]:
-        """What ASHA saw, or would have seen."""
+        """ASHA's rungs, or the rungs that it would have had."""
         return rungs_at(rungs(self.steps, self.source.config.grace_steps), self.trials)
 
     @cached_property
     def evaluations(self) -> list[Rung]:
-        """What each evaluation between the first and the last told of the end."""
+        """Each step between the first and the last evaluation, as a rung."""
         return rungs_at(sorted({step for t in self.trials for step in t.steps if 0 < step < self.steps}), self.trials)
 
     @cached_property
     def edges(self) -> list[Edge]:
-        """The winner's parameters at an end of their range."""
+        """The winner's parameters that lie at an end of their range."""
         return [] if self.source.study is None else winner_edges(self.source.study)
 
     @cached_property
@@ -65,9 +57,9 @@ class Findings:
         return None if self.source.study is None else importance(self.source.study)
 
     @cached_property
-    def alone(self) -> list[Trial]:
-        """The completed trials whose time is their own."""
-        return alone(self.trials)
+    def unshared(self) -> list[Trial]:
+        """The completed trials that shared no GPU."""
+        return unshared(self.trials)
 
     @property
     def arms(self) -> dict[str, Mapping[str, Any]]:
@@ -76,51 +68,46 @@ class Findings:
 
     @property
     def compared(self) -> list[Mapping[str, Any]]:
-        """The arms that were compared with the baseline, best first."""
+        """The arms that have a difference from the baseline, best first."""
         found = [arm for arm in self.arms.values() if arm["difference"] is not None]
         return sorted(found, key=lambda arm: arm["difference"]["mean"])
 
     @cached_property
     def curves(self) -> list[Curve]:
-        """The winner's curve and those of the controls: of the confirmation, or of single trials."""
+        """The curves of the winner and its controls: arms of the confirmation, or single trials."""
         if self.source.confirmation is None:
             if self.winner is None:
                 return []
-            known_good = [t for t in self.best_first if t.note.known_good and t is not self.winner]
+            known_good = [t for t in self.best_first if t.record.known_good and t is not self.winner]
             named = sorted(known_good, key=lambda t: t.number)
             return [
                 trial_curve(f"winner, trial {self.winner.number}", self.winner),
-                *(trial_curve(str(t.note.known_good), t) for t in named),
+                *(trial_curve(str(t.record.known_good), t) for t in named),
             ]
         by_arm: dict[str, list[Mapping[str, Any]]] = {}
         for row in self.source.confirmation.rows:
             if row["outcome"] == Outcome.FAILED:
-                continue  # it would cut the arm's mean short
+                continue  # its curve would shorten the arm's mean
             by_arm.setdefault(str(row["arm"]), []).append(row)
         first = self.source.confirmation.verdict["subject"] or "top-1"
         names = sorted((name for name in self.arms if name in by_arm), key=lambda name: name != first)
         return [arm_curve(name, by_arm[name]) for name in names]
 
     def notices(self) -> list[str]:
-        """Returns what one should know before reading on."""
+        """Returns the warnings that stand above the figures."""
         found: list[str] = list(self.verdict["warnings"]) if self.verdict else []
-        if self.verdict and (looks := self.verdict.get("looks")):
-            seeds = sentences.joined([str(n) for n in looks])
-            found.append(
-                f"It was judged before, with {seeds} seeds: looking again and again finds differences by chance."
-            )
         if self.unfinished:
-            begun = len(self.source.notes) - self.ended
+            begun = len(self.source.records) - self.ended
             found.append(
                 f"This study is not over: {self.ended} of {sentences.count(self.source.config.trials, 'trial')} have "
-                f"ended, {begun} are under way or were broken off. All of this is of what there is so far."
+                f"ended, {begun} are under way or were interrupted. This report covers the evaluations so far."
             )
-        failed = [t for t in self.trials if t.note.outcome is Outcome.FAILED]
+        failed = [t for t in self.trials if t.record.outcome is Outcome.FAILED]
         if failed and self.winner is not None:
-            which = f"{sentences.count(len(failed), 'trial')} failed and count for nothing"
-            found.append(f"{which}; the first: {sentences.reason(failed[0])}")
+            which = f"{sentences.count(len(failed), 'trial')} failed and have no loss"
+            found.append(f"{which}; the first: {sentences.failure_reason(failed[0])}")
         confirmed = self.arms.get(self.verdict["same_as"].get("top-1", "top-1")) if self.verdict else None
         if confirmed is not None and self.winner is not None and confirmed["schedule"] != self.winner.schedule:
             now = describe(self.winner.schedule)
-            found.append(f"The search has another winner since it was confirmed, {now}: confirm it again.")
+            found.append(f"The search has found another winner since its confirmation, {now}: confirm it again.")
         return found

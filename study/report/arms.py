@@ -1,4 +1,4 @@
-"""The figures of a comparison: the winner's rate above the losses of winner and controls, and their differences."""
+"""The figures of a confirmation: the winner's rate above the losses of all arms, and the arms' differences."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from study.engine.display import describe
-from study.report.data import Curve
+from study.report.curves import Curve
 from study.report.style import NARROW, colour, figure, label_ends
 
 SOLID, DASHED, DOTTED = "solid", (0, (6, 2.5)), (0, (1.5, 2))
-LOOKS: dict[str, tuple[str, Any]] = {  # by arm, or what it begins with
+LINE_STYLES: dict[str, tuple[str, Any]] = {  # by the beginning of the arm's name
     "top-1-reversed": ("purple", SOLID),
     "top-1": ("accent", SOLID),
     "top-2": ("accent", DASHED),
@@ -31,21 +31,21 @@ LOOKS: dict[str, tuple[str, Any]] = {  # by arm, or what it begins with
     "winner": ("accent", SOLID),
 }
 SETTLED = 0.35
-"""Share of the steps after which losses are near their end: the frame is made for what follows."""
+"""Share of the steps after which losses change little: the axis fits the losses after it."""
 
 
-def _look(arm: str) -> tuple[str, Any]:
-    return next((look for name, look in LOOKS.items() if arm.startswith(name)), ("gold", SOLID))
+def _line_style(arm: str) -> tuple[str, Any]:
+    return next((style for name, style in LINE_STYLES.items() if arm.startswith(name)), ("gold", SOLID))
 
 
 def draw_rates_and_losses(curves: Sequence[Curve], baseline: str | None, width: float) -> Figure:
-    """Draws the rate of the first curve above the losses of all; a band is one standard deviation over the seeds."""
+    """Draws the rate of the first curve above the losses of all curves; bands are one standard deviation over seeds."""
     narrow = width == NARROW
     lines = -(-len(curves) // 2)
     drawn = figure(width, 420 + 19 * lines if narrow else 520)
     rates, losses = drawn.subplots(2, 1, sharex=True, height_ratios=[1, 3])
     winner, steps = curves[0], max(c.steps[-1] for c in curves)
-    steered = winner.schedule["kind"] == "val_loss"  # it changes at evaluations only
+    steered = winner.schedule["kind"] == "val_loss"  # the rate changes at evaluations only
     rates.plot(
         winner.steps, winner.dropout_rates, color=colour("accent"), linewidth=2.6,
         drawstyle="steps-post" if steered else "default",
@@ -57,9 +57,9 @@ def draw_rates_and_losses(curves: Sequence[Curve], baseline: str | None, width: 
     rates.set_ylim(0, max(0.05, *winner.dropout_rates) * 1.15)
     rates.set_ylabel("dropout rate")
     rates.set_title(describe(winner.schedule), color=colour("accent"))
-    looks = {curve.arm: ("accent", SOLID) if curve is winner else _look(curve.arm) for curve in curves}
+    styles = {curve.arm: ("accent", SOLID) if curve is winner else _line_style(curve.arm) for curve in curves}
     for curve in reversed(curves):
-        shade, dashes = looks[curve.arm]
+        shade, dashes = styles[curve.arm]
         strong = curve is winner or curve.arm == baseline
         band = [(v - d, v + d) for v, d in zip(curve.val_losses, curve.deviations, strict=True)]
         if any(curve.deviations):
@@ -70,7 +70,7 @@ def draw_rates_and_losses(curves: Sequence[Curve], baseline: str | None, width: 
             curve.steps, curve.val_losses, color=colour(shade), linestyle=dashes, label=curve.arm,
             linewidth=2.6 if strong else 1.4, zorder=3 if strong else 2,
         )  # fmt: skip
-    _frame(losses, curves, steps)
+    _fit_axis(losses, curves, steps)
     losses.set_xlim(0, steps)
     losses.set_xlabel("step")
     losses.set_ylabel("val_loss")
@@ -80,13 +80,13 @@ def draw_rates_and_losses(curves: Sequence[Curve], baseline: str | None, width: 
         drawn.legend(handles[::-1], names[::-1], loc="outside lower left", ncols=2, fontsize=11, handlelength=1.8)
     else:
         low, high = losses.get_ylim()
-        ends = [(min(c.val_losses[-1], high), c.arm, colour(looks[c.arm][0])) for c in curves]
+        ends = [(min(c.val_losses[-1], high), c.arm, colour(styles[c.arm][0])) for c in curves]
         label_ends(losses, ends, steps, (high - low) * 0.06)
     return drawn
 
 
-def _frame(losses: Axes, curves: Sequence[Curve], steps: int) -> None:
-    """Leaves the fall of the first steps out of the frame, which would leave no room for what differs."""
+def _fit_axis(losses: Axes, curves: Sequence[Curve], steps: int) -> None:
+    """Cuts the first fall of the losses off, which would leave no room for the differences between arms."""
     late = [
         value
         for c in curves
@@ -103,7 +103,7 @@ def draw_differences(arms: Sequence[Mapping[str, Any]], baseline: str, alpha: fl
     """Draws each arm's difference from the baseline with its interval; below 0 is better.
 
     Args:
-        arms: those of verdict.json that have a difference.
+        arms: the arms in verdict.json that have a difference.
         alpha: the level of the tests.
     """
     narrow = width == NARROW
@@ -121,6 +121,6 @@ def draw_differences(arms: Sequence[Mapping[str, Any]], baseline: str, alpha: fl
     axes.tick_params(axis="y", labelcolor=colour("ink"))
     axes.grid(axis="y", visible=False)
     axes.set_ylim(len(arms) - 0.4, -0.6)
-    axes.set_xlabel(f"best_val_loss, less that of {baseline}" if not narrow else f"best_val_loss - {baseline}")
+    axes.set_xlabel(f"best_val_loss minus that of {baseline}" if not narrow else f"best_val_loss - {baseline}")
     axes.xaxis.set_major_locator(MaxNLocator(4 if narrow else 7))
     return drawn

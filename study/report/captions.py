@@ -1,4 +1,4 @@
-"""The report's figures, each with a caption that says what it shows, with the numbers."""
+"""The figures of a report, each with a caption that explains it and gives its numbers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,50 +6,50 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from study.report import arms, figures, parameters
-from study.report.analysis import Findings
-from study.report.data import Trial, best_so_far, pareto_front
+from study.report.analysis import Analysis
 from study.report.sentences import count, duration, joined, trial_in_words
 from study.report.style import Drawing, both_widths
+from study.report.trials import Trial, best_so_far, pareto_front
 
 FEW_IN_TOP = 5
-"""Trials among the best tenth below which Optuna calls its importance unstable."""
+"""Optuna calls its importance unstable if the best tenth has fewer trials than this."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plate:
+class CaptionedFigure:
     """A figure and its caption."""
 
     drawing: Drawing
     caption: str
 
 
-class Plates:
-    """The figures that there is something to draw for, by name, and Optuna's slices."""
+class ReportFigures:
+    """The figures for which the study has data, by name, and a slice for each parameter."""
 
-    def __init__(self, findings: Findings) -> None:
-        self._findings = findings
-        self._titles = {f"trial-{t.number}": trial_in_words(t) for t in findings.trials}
-        self.by_name: dict[str, Plate] = {}
+    def __init__(self, analysis: Analysis) -> None:
+        self._analysis = analysis
+        self._titles = {f"trial-{t.number}": trial_in_words(t) for t in analysis.trials}
+        self.by_name: dict[str, CaptionedFigure] = {}
         self.slices: list[Drawing] = []
-        if findings.curves:
+        if analysis.curves:
             self._add_comparison()
-        if any(t.steps for t in findings.trials):
+        if any(t.steps for t in analysis.trials):
             self._add_search()
         self._add_parameters()
-        if sum(rung.correlation is not None for rung in findings.evaluations) > 1:
+        if sum(rung.correlation is not None for rung in analysis.evaluations) > 1:
             self._add_rungs()
-        if findings.alone:
+        if analysis.unshared:
             self._add_pareto()
 
     def drawings(self) -> list[Drawing]:
         """Returns all figures."""
-        return [plate.drawing for plate in self.by_name.values()] + self.slices
+        return [figure.drawing for figure in self.by_name.values()] + self.slices
 
     def _add(self, name: str, caption: str, draw: Callable[[float], Figure]) -> None:
-        self.by_name[name] = Plate(drawing=both_widths(name, caption, draw, self._titles), caption=caption)
+        self.by_name[name] = CaptionedFigure(drawing=both_widths(name, caption, draw, self._titles), caption=caption)
 
     def _add_comparison(self) -> None:
-        curves, verdict = self._findings.curves, self._findings.verdict
+        curves, verdict = self._analysis.curves, self._analysis.verdict
         whose = f"the {curves[0].arm}" if verdict is None else curves[0].arm
         caption = f"Above: the dropout rate of {whose}, over training. Below: validation losses of "
         caption += (
@@ -57,34 +57,34 @@ class Plates:
             if verdict is None
             else f"all arms, means of {count(max(c.seeds for c in curves), 'seed')}; bands are one standard deviation."
         )
-        caption += " The frame is made for the last two thirds: most of the fall before is left out."
+        caption += " The axis fits the last two thirds of the training: it cuts off the first fall of the losses."
         baseline = None if verdict is None else verdict["baseline"]
         self._add("rates-and-losses", caption, lambda width: arms.draw_rates_and_losses(curves, baseline, width))
-        if verdict is not None and (compared := self._findings.compared):
+        if verdict is not None and (compared := self._analysis.compared):
             alpha = float(verdict["alpha"])
             self._add(
                 "differences",
-                f"Best validation loss of each arm, less that of {baseline} on the same seeds and data: mean and 95 % "
+                f"Best validation loss of each arm minus that of {baseline} on the same seeds and data: mean and 95 % "
                 f"interval. Left of the line is better. In colour: p below {alpha:g} after Holm's correction, blue for "
                 "better and orange for worse.",
                 lambda width: arms.draw_differences(compared, str(baseline), alpha, width),
             )
 
     def _add_search(self) -> None:
-        found = self._findings
-        caption = "Every trial's dropout rate over the steps, a panel a kind; "
+        found = self._analysis
+        caption = "Every trial's dropout rate over the steps, one panel per kind; "
         caption += (
             "none was completed."
             if found.winner is None
-            else "the stronger the colour, the lower the loss. The thick line is the winner, trial "
+            else "a stronger colour means a lower loss. The thick line is the winner, trial "
             f"{found.winner.number}. Dashed grey: not completed, up to the step of its end."
         )
         self._add("schedules", caption, lambda width: figures.draw_schedules(found.trials, found.steps, width))
         best: dict[str, Trial] = {}
         for trial in found.best_first:
             best.setdefault(trial.kind, trial)
-        caption = "Losses by kind of schedule. Filled: completed, the bar is their median. Hollow: not completed, so "
-        caption += "not comparable."
+        caption = "Losses by kind of schedule. Filled: completed trials; the bar is their median. Hollow: trials that "
+        caption += "did not complete, so their losses are not comparable."
         if best:
             listed = [f"{kind} {t.best_val_loss:.4f} (trial {t.number})" for kind, t in best.items()]
             caption += f" Best of each: {joined(listed)}."
@@ -92,14 +92,13 @@ class Plates:
         history = best_so_far(found.trials)
         self._add(
             "best-so-far",
-            "The line is the best loss of a completed trial so far, over trials and over the training time that all of "
-            f"them took: {duration(history[-1].train_seconds)} in all. Hollow: not completed; triangles are above the "
-            "frame.",
+            "The line is the best loss of a completed trial so far, over trials and over their summed training time: "
+            f"{duration(history[-1].train_seconds)} in all. Hollow: not completed. Triangles: losses above the axis.",
             lambda width: figures.draw_best_so_far(history, found.trials, width),
         )
 
     def _add_parameters(self) -> None:
-        study, found = self._findings.source.study, self._findings.importance
+        study, found = self._analysis.source.study, self._analysis.importance
         if study is None or found is None:
             return
         name, share = next(iter(found.shares.items()))
@@ -108,24 +107,24 @@ class Plates:
             f"{found.completed} completed trials ({found.top} of them) differ from all in each parameter."
         )
         if found.top < FEW_IN_TOP:
-            caption += f" Optuna advises at least {FEW_IN_TOP} in that tenth: take it as a hint."
-        self.by_name["importances"] = Plate(drawing=parameters.draw_importances(study, found), caption=caption)
+            caption += f" Optuna advises at least {FEW_IN_TOP} in that tenth: this is only a hint."
+        self.by_name["importances"] = CaptionedFigure(drawing=parameters.draw_importances(found), caption=caption)
         self.slices = parameters.draw_slices(study, found)
 
     def _add_rungs(self) -> None:
-        found = self._findings
+        found = self._analysis
         self._add(
             "rungs",
             "Spearman's rank correlation of best_val_loss at each evaluation with that at the end, over the "
-            f"{count(len(found.best_first), 'trial')} that reached it. At 1 the order is the same already.",
+            f"{count(len(found.best_first), 'trial')} that reached it. At 1 both orders are the same.",
             lambda width: figures.draw_rungs(found.evaluations, found.rungs, found.steps, width),
         )
 
     def _add_pareto(self) -> None:
-        mine = self._findings.alone
+        mine = self._analysis.unshared
         front = [f"trial {t.number} ({duration(t.train_seconds)}, {t.best_val_loss:.4f})" for t in pareto_front(mine)]
         caption = f"Best loss of {count(len(mine), 'completed trial')} against training time. On the front: "
         caption += f"{joined(front)}."
-        if packed := len(self._findings.best_first) - len(mine):
-            caption += f" Left out: {packed} that shared a GPU, since sharing falsifies the time."
+        if packed := len(self._analysis.best_first) - len(mine):
+            caption += f" Left out: {packed} that shared a GPU, because sharing lengthens their times."
         self._add("pareto", caption, lambda width: figures.draw_pareto(mine, width))

@@ -1,4 +1,4 @@
-"""The figures of a search: its schedules, what they reached, in what time, and what early losses told of the end."""
+"""The figures of a search: its schedules, their losses and times, and how well early losses predicted the end."""
 
 import math
 from collections.abc import Sequence
@@ -10,12 +10,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from model.schedules import ValLoss, from_dict
-from study.report.data import Best, Rung, Trial, pareto_front, ranked
+from study.report.rungs import Rung
 from study.report.style import LEVELS, NARROW, colour, figure, level
+from study.report.trials import BestSoFar, Trial, pareto_front, ranked
 
 
 def draw_schedules(trials: Sequence[Trial], steps: int, width: float) -> Figure:
-    """Draws each trial's rate over the steps, a panel a kind: completed trials in the colour of their rank."""
+    """Draws each trial's rate over the steps, one panel per kind; completed trials have the colour of their rank."""
     best_first = ranked(trials)
     places = {trial.number: place for place, trial in enumerate(best_first)}
     seen = [t for t in (*best_first, *trials) if t.steps]
@@ -48,7 +49,7 @@ def draw_schedules(trials: Sequence[Trial], steps: int, width: float) -> Figure:
 
 def _draw_schedule(panel: Axes, trial: Trial, place: int | None, completed: int, steps: int) -> None:
     schedule = from_dict(trial.schedule)
-    if isinstance(schedule, ValLoss):  # only its evaluations know
+    if isinstance(schedule, ValLoss):  # only its evaluations record its rates
         x, y = np.array(trial.steps, float), np.array(trial.dropout_rates)
     else:
         x = np.linspace(0, trial.steps[-1], 101)
@@ -83,8 +84,8 @@ def _draw_key(axes: Axes, best_first: Sequence[Trial]) -> None:
         )
 
 
-def draw_best_so_far(history: Sequence[Best], trials: Sequence[Trial], width: float) -> Figure:
-    """Draws the best loss so far over trials, and over the training time that all trials up to one took."""
+def draw_best_so_far(history: Sequence[BestSoFar], trials: Sequence[Trial], width: float) -> Figure:
+    """Draws the best loss so far over the trials, and over their summed training time."""
     narrow = width == NARROW
     drawn = figure(width, 460 if narrow else 260)
     panels = drawn.subplots(2 if narrow else 1, 1 if narrow else 2, sharey=True, squeeze=False).ravel()
@@ -103,7 +104,7 @@ def draw_best_so_far(history: Sequence[Best], trials: Sequence[Trial], width: fl
             axes.plot(*zip(*best, strict=True), color=colour("accent"), drawstyle="steps-post", linewidth=2.4)
         for x, b in zip(xs, history, strict=True):
             if losses[b.number] <= top:
-                _mark(axes, x, losses[b.number], b.completed, f"trial-{b.number}")
+                _draw_trial(axes, x, losses[b.number], b.completed, f"trial-{b.number}")
             else:
                 (mark,) = axes.plot(x, top, "^", color=colour("grey"), markersize=5, clip_on=False)
                 mark.set_gid(f"trial-{b.number}")
@@ -115,8 +116,8 @@ def draw_best_so_far(history: Sequence[Best], trials: Sequence[Trial], width: fl
     return drawn
 
 
-def _mark(axes: Axes, x: float, y: float, completed: bool, gid: str, shade: str = "accent") -> None:
-    """Marks a trial: filled if it reached its end, hollow if not."""
+def _draw_trial(axes: Axes, x: float, y: float, completed: bool, gid: str, shade: str = "accent") -> None:
+    """Draws a trial as a point: filled if it completed, hollow if not."""
     (point,) = axes.plot(
         x, y, "o", markersize=5.5, color=colour(shade if completed else "grey"),
         markerfacecolor=colour(shade) if completed else "none", markeredgewidth=1.2, alpha=0.9,
@@ -125,7 +126,7 @@ def _mark(axes: Axes, x: float, y: float, completed: bool, gid: str, shade: str 
 
 
 def draw_kinds(trials: Sequence[Trial], width: float) -> Figure:
-    """Draws the losses of each kind of schedule, best kind first; completed trials filled, with their median."""
+    """Draws the losses of each kind of schedule, best kind first, with the median of the completed trials."""
     seen = [t for t in trials if t.steps]
     groups: dict[str, list[Trial]] = {}
     for trial in sorted(seen, key=lambda t: (not t.completed(), t.best_val_loss)):
@@ -137,7 +138,7 @@ def draw_kinds(trials: Sequence[Trial], width: float) -> Figure:
         if ended:
             axes.plot([median(ended)] * 2, [row - 0.33, row + 0.33], color=colour("accent"), linewidth=2)
         for i, trial in enumerate(mine):
-            _mark(axes, trial.best_val_loss, row + 0.1 * (i % 3 - 1), trial.completed(), f"trial-{trial.number}")
+            _draw_trial(axes, trial.best_val_loss, row + 0.1 * (i % 3 - 1), trial.completed(), f"trial-{trial.number}")
     axes.set_yticks(range(len(groups)), groups)
     axes.tick_params(axis="y", labelcolor=colour("ink"))
     axes.set_ylim(len(groups) - 0.4, -0.6)
@@ -147,7 +148,7 @@ def draw_kinds(trials: Sequence[Trial], width: float) -> Figure:
 
 
 def draw_rungs(everywhere: Sequence[Rung], rungs: Sequence[Rung], steps: int, width: float) -> Figure:
-    """Draws the rank correlation of the loss at each evaluation with the loss at the end, and where ASHA looks."""
+    """Draws the rank correlation of the losses at each evaluation with the final losses, and ASHA's rungs."""
     drawn = figure(width, 250)
     axes = drawn.subplots()
     known = [(rung.step, rung.correlation) for rung in everywhere if rung.correlation is not None]
@@ -180,7 +181,7 @@ def draw_pareto(trials: Sequence[Trial], width: float) -> Figure:
         x, y = ([getattr(t, name) for t in front] for name in ("train_seconds", "best_val_loss"))
         axes.plot(x, y, color=colour("accent"), drawstyle="steps-post", linewidth=1.6)
     for trial in trials:
-        _mark(
+        _draw_trial(
             axes, trial.train_seconds, trial.best_val_loss, True, f"trial-{trial.number}",
             "accent" if trial in front else "grey",
         )  # fmt: skip

@@ -1,7 +1,8 @@
-"""A study's report as one HTML page that needs nothing else, and its figures as files."""
+"""Makes the report of a study: one HTML page that needs no other file, and its figures."""
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -11,52 +12,52 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from study.base.provenance import utc_now
 from study.engine.display import describe
 from study.report import sentences, style
-from study.report.analysis import Findings
-from study.report.captions import Plates
+from study.report.analysis import Analysis
+from study.report.captions import ReportFigures
 from study.report.source import Source
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The page, and each figure as an SVG file's text, by its name."""
+    """The page, and the text of an SVG file for each figure, by name."""
 
     html: str
     figures: dict[str, str]
 
 
 def make_report(source: Source, storage: str | None = None) -> Report:
-    """Makes the report of a study. `storage` is where its folder lies, if that is not the default."""
-    findings = Findings(source)
-    plates = Plates(findings)
-    html = _environment().get_template("page.html").render(_context(findings, plates, storage))
-    return Report(html=html, figures={d.name: style.standalone(d.wide) for d in plates.drawings()})
+    """Makes the report of a study. `storage` is the folder or URI of studies, if it is not the default."""
+    analysis = Analysis(source)
+    figures = ReportFigures(analysis)
+    html = _environment().get_template("page.html").render(_context(analysis, figures, storage))
+    return Report(html=html, figures={d.name: style.standalone(d.wide) for d in figures.drawings()})
 
 
-def _context(findings: Findings, plates: Plates, storage: str | None) -> dict[str, Any]:
-    source, config, verdict = findings.source, findings.source.config, findings.verdict
-    sentence, worth = (verdict["verdict"], None) if verdict else sentences.unconfirmed(findings.trials)
-    said, figures = sentences.headline(sentence)
+def _context(analysis: Analysis, figures: ReportFigures, storage: str | None) -> dict[str, Any]:
+    source, config, verdict = analysis.source, analysis.source.config, analysis.verdict
+    headline, worth = (_headline(verdict), None) if verdict else sentences.unconfirmed(analysis.trials)
     script = _read("sort.js")
     return {
         "config": config,
         "facts": source.facts,
         "made": utc_now(),
         "verdict": verdict,
-        "sentence": said,
-        "figures": figures,
+        "headline": headline,
+        "verdict_figures": verdict.get("figures", "") if verdict else "",
         "worth": worth,
-        "confirm": sentences.confirm_command(config.name, storage) if findings.winner else None,
-        "resume": sentences.resume_command(config.name, storage) if findings.unfinished else None,
-        "notices": findings.notices(),
+        "confirm": sentences.confirm_command(config.name, storage) if analysis.winner else None,
+        "resume": sentences.resume_command(config.name, storage) if analysis.unfinished else None,
+        "notices": analysis.notices(),
+        "steered": sentences.steered_arms(verdict["arms"]) if verdict else "",
         "same": sentences.same_schedules(verdict["same_as"]) if verdict else "",
-        "counted": sentences.counted(findings.trials),
-        "plates": plates.by_name,
-        "slices": plates.slices,
-        "grace": sentences.grace_period(findings.rungs, findings.evaluations, config.scheduler),
-        "edges": [sentences.edge_warning(edge) for edge in findings.edges],
+        "trial_counts": sentences.trial_counts(analysis.trials),
+        "figures": figures.by_name,
+        "slices": figures.slices,
+        "grace": sentences.grace_period(analysis.rungs, analysis.evaluations, config.scheduler),
+        "edges": [sentences.edge_warning(edge) for edge in analysis.edges],
         "has_parameters": source.study is not None,
-        "trials": sorted(findings.trials, key=lambda t: (not t.steps, t.best_val_loss if t.steps else 0, t.number)),
-        "winner": findings.winner,
+        "trials": sorted(analysis.trials, key=lambda t: (not t.steps, t.best_val_loss if t.steps else 0, t.number)),
+        "winner": analysis.winner,
         "pages": source.pages,
         "variables": style.variables(),
         "svg_rules": style.SVG_RULES,
@@ -67,10 +68,14 @@ def _context(findings: Findings, plates: Plates, storage: str | None) -> dict[st
     }
 
 
+def _headline(verdict: Mapping[str, Any]) -> str:
+    return str(verdict.get("headline", verdict["verdict"]))  # older files have the whole sentence only
+
+
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("study.report", "."),
-        autoescape=True,  # names, schedules and reasons are foreign
+        autoescape=True,  # names, schedules and reasons come from users and files
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

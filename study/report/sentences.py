@@ -1,18 +1,20 @@
-"""What the report says in words: of the verdict, of what early losses told of the end, of edges and of failures."""
+"""Sentences of the report on the winner, the grace period, parameters at the ends of their ranges, and failures."""
 
-import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from study.base.names import Outcome
 from study.engine.display import describe
-from study.report.data import Edge, Rung, Trial, ranked
+from study.report.edges import Edge
+from study.report.rungs import Rung
+from study.report.trials import Trial, ranked
 
 FEW = 8
-"""Trials below which a rank correlation is a hint and no more."""
+"""With fewer trials a rank correlation is only a hint."""
 STRONG, WEAK = 0.7, 0.4
-"""Rank correlations from which early losses are said to tell the end, and below which not."""
+"""From STRONG on, early losses predict the final order of the trials; below WEAK they do not."""
 
 
 def count(n: int, thing: str) -> str:
@@ -37,34 +39,25 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 36_000 else f"{seconds / 3600:.1f} h"
 
 
-def reason(trial: Trial) -> str:
+def failure_reason(trial: Trial) -> str:
     """Returns why a trial failed, in a line."""
-    lines = (trial.note.reason or "").strip().splitlines()
+    lines = (trial.record.reason or "").strip().splitlines()
     return lines[0] if lines else "its reason was not kept"
 
 
 def outcome(trial: Trial) -> str:
     """Returns how a trial ended."""
-    return trial.note.outcome.value.replace("_", " ") if trial.note.outcome else "no end yet"
+    return trial.record.outcome.value.replace("_", " ") if trial.record.outcome else "no end yet"
 
 
 def trial_in_words(trial: Trial) -> str:
-    """Returns what is said of a trial where the pointer rests on it."""
+    """Returns the tooltip of a trial."""
     loss = f", best_val_loss {trial.best_val_loss:.4f}" if trial.steps else ""
     return f"trial {trial.number}: {describe(trial.schedule)}{loss}, {outcome(trial)}"
 
 
-def headline(verdict: str) -> tuple[str, str]:
-    """Splits a verdict into what it says and the figures that it rests on; there may be none."""
-    found = re.fullmatch(r"(.*?) \((95 % interval [^)]*)\)(?:; (.*)|(\..*))", verdict, re.DOTALL)
-    if found is None:
-        return verdict, ""
-    said, figures, aside, more = found.groups()
-    return said + (more or "."), f"{figures}{'; ' + aside if aside else '.'}"
-
-
 def unconfirmed(trials: Sequence[Trial]) -> tuple[str, str]:
-    """Returns what a search alone says: a sentence, and what it is worth."""
+    """Returns what a search says before a confirmation: a sentence, and its worth."""
     best_first = ranked(trials)
     if not best_first:
         return _no_winner(trials)
@@ -78,7 +71,9 @@ def unconfirmed(trials: Sequence[Trial]) -> tuple[str, str]:
     )
     worth += f"at step {winner.best_step:,}. "
     if n > 1:
-        worth += f"The lowest of {n} is biased low: part of it is luck, and another seed would most likely give more. "
+        worth += (
+            f"The lowest of {n} is biased low: part of it is luck, and another seed would probably give a higher loss. "
+        )
     constants = [t for t in best_first if t.kind == "constant"]
     if n > 1 and winner.kind == "constant":
         worth += "It is a constant rate: no schedule of this study did better. "
@@ -88,16 +83,16 @@ def unconfirmed(trials: Sequence[Trial]) -> tuple[str, str]:
             f"The best constant rate here, {constants[0].schedule['rate']:.3g} (trial {constants[0].number}), reached "
             f"{constants[0].best_val_loss:.4f}: {gap:.4f} more, on the same seed. "
         )
-    return sentence, worth + "What holds, fresh seeds say:"
+    return sentence, worth + "Confirm it with new seeds:"
 
 
 def _no_winner(trials: Sequence[Trial]) -> tuple[str, str]:
-    failed = [t for t in trials if t.note.outcome is Outcome.FAILED]
+    failed = [t for t in trials if t.record.outcome is Outcome.FAILED]
     if not trials or len(failed) < len(trials):
         return "No answer yet: no trial has reached its end.", "There is no winner before a trial is completed."
     if len(failed) == 1:
-        return "No answer: the only trial failed.", f"It failed so: {reason(failed[0])}"
-    return f"No answer: all {len(failed)} trials failed.", f"The first one failed so: {reason(failed[0])}"
+        return "No answer: the only trial failed.", f"Reason: {failure_reason(failed[0])}"
+    return f"No answer: all {len(failed)} trials failed.", f"Reason of the first: {failure_reason(failed[0])}"
 
 
 def confirm_command(name: str, storage: str | None) -> str:
@@ -106,7 +101,7 @@ def confirm_command(name: str, storage: str | None) -> str:
 
 
 def resume_command(name: str, storage: str | None) -> str:
-    """Returns the command that goes on with a study."""
+    """Returns the command that continues a study."""
     return f"python -m study.search --name {name} --resume{_where(storage)}"
 
 
@@ -114,7 +109,7 @@ def _where(storage: str | None) -> str:
     return f" --storage {shlex.quote(storage)}" if storage else ""
 
 
-def counted(trials: Sequence[Trial]) -> str:
+def trial_counts(trials: Sequence[Trial]) -> str:
     """Returns how many trials there are, and how each ended."""
     ends = Counter(outcome(t) for t in trials)
     order = (*(o.value.replace("_", " ") for o in Outcome), "no end yet")
@@ -123,10 +118,12 @@ def counted(trials: Sequence[Trial]) -> str:
 
 
 def grace_period(rungs: Sequence[Rung], evaluations: Sequence[Rung], scheduler: str) -> list[str]:
-    """Returns what the rungs say about the grace period, each with its figures."""
+    """Returns a sentence for each rung: how well it ranks the trials, and whether to change the grace period."""
     said = []
     if scheduler != "asha":
-        said.append("This study stopped no trial early. ASHA, with the preset's grace period, would have looked here:")
+        said.append(
+            "This study stopped no trial early. ASHA with the preset's grace period would have compared trials here:"
+        )
     for i, rung in enumerate(rungs):
         which = f"Step {rung.step:,}{' (the end of the grace period)' if i == 0 else ''}: "
         if rung.correlation is None:
@@ -135,11 +132,11 @@ def grace_period(rungs: Sequence[Rung], evaluations: Sequence[Rung], scheduler: 
         which += (
             f"rank correlation {rung.correlation:.2f} with the end, over the {rung.completed} trials that reached it"
         )
-        which += ". " if rung.completed >= FEW else ", so few that it is a hint and no more. "
+        which += ". " if rung.completed >= FEW else ". So few trials make it only a hint. "
         if scheduler == "asha":
-            which += f"Of {rung.reached} trials that came here {rung.stopped} were stopped. "
+            which += f"ASHA stopped {rung.stopped} of the {rung.reached} trials that reached this step. "
         if rung.winner_rank is not None:
-            which += f"The winner was {ordinal(rung.winner_rank)} of {rung.reached} here. "
+            which += f"The later winner ranked {ordinal(rung.winner_rank)} of {rung.reached} here. "
         said.append(which + _advice(rung, evaluations if i == 0 else []))
     return said
 
@@ -148,32 +145,37 @@ def _advice(rung: Rung, evaluations: Sequence[Rung]) -> str:
     assert rung.correlation is not None
     if rung.correlation < WEAK:
         return (
-            "Losses here say little about the end: a longer grace period, or no early stopping, would cost time, but "
-            "lose no schedule for starting slowly."
+            "Losses here say little about the end. A longer grace period, or no early stopping, costs time but keeps "
+            "schedules that start slowly."
         )
     if rung.correlation < STRONG:
-        return "Losses here say something about the end, but not which of two good trials is better."
+        return "Losses here separate good trials from bad ones, but do not rank the good ones."
     since = None
     for earlier in sorted((r for r in evaluations if r.step < rung.step), key=lambda r: -r.step):
         if earlier.correlation is None or earlier.correlation < STRONG:
             break
         since = earlier.step
-    already = f" They do so from step {since:,} on." if since is not None else ""
-    return f"Losses here rank the trials much as the end does: there is no reason to wait longer.{already}"
+    already = f" They already do so from step {since:,} on." if since is not None else ""
+    return f"Losses here rank the trials almost as the end does. There is no reason to wait longer.{already}"
 
 
 def same_schedules(same_as: Mapping[str, str]) -> str:
-    """Returns which arms stand for others that have the same schedule, given by the others' names."""
+    """Returns the arms that were not trained, each with the arm that has the same schedule."""
     twins: dict[str, list[str]] = {}
     for twin, arm in same_as.items():
         twins.setdefault(arm, []).append(twin)
     return "; ".join(f"{joined(names)}, with the schedule of {arm}" for arm, names in twins.items())
 
 
+def steered_arms(arms: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the arms of a verdict whose rate follows the validation loss that judges them."""
+    return joined([str(arm["arm"]) for arm in arms if arm["schedule"]["kind"] == "val_loss"])
+
+
 def edge_warning(edge: Edge) -> str:
-    """Returns what an edge means."""
+    """Returns what a parameter at an end of its range means."""
     low = abs(edge.value - edge.low) <= abs(edge.high - edge.value)
     where = "is" if edge.value == (edge.low if low else edge.high) else "is close to"
     words = f"{edge.name} of the winner, {edge.value:.4g}, {where} the {'lower' if low else 'upper'} end of its range "
     words += f"({edge.low:.4g} to {edge.high:.4g}): "
-    return words + ("there is nothing beyond." if edge.natural else "the best may lie outside. Widen the range.")
+    return words + ("no value lies beyond." if edge.natural else "the best value may lie outside. Widen the range.")

@@ -1,6 +1,5 @@
-"""Where a report's numbers come from: a study's folder, or MLflow alone. Nothing is written there, nor locked."""
+"""Reads the data of a report from a study's folder or from MLflow alone. It writes and locks nothing there."""
 
-import json
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -12,25 +11,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from optuna.storages import InMemoryStorage
 
-from study.base.errors import UserError
-from study.base.names import OUTCOME, TRIAL, TRIALS_PER_GPU, Outcome
+from study.base.errors import UserError, first_line
+from study.base.names import OUTCOME, TRIAL, TRIALS_PER_GPU, Outcome, Role
 from study.base.uris import HIDDEN, redacted, sqlite_path
+from study.confirm import verdict_file
 from study.records.optuna_study import KNOWN, REASON, SCHEDULE, STATES, open_database, open_storage
 from study.records.study_layout import StudyConfig, StudyFolder
 from study.records.trial_table import table
-from study.report.data import Note, Row
+from study.report.trials import Row, TrialRecord
 from study.tracking.reader import TrackedStudy
 
-CONFIRMATION_FILES = ("evaluations.parquet", "verdict.json")
+CONFIRMATION_FILES = ("evaluations.parquet", verdict_file.NAME)
 FILES = frozenset({"study.yaml", "study.copy.yaml", "optuna.journal", "metrics.jsonl", *CONFIRMATION_FILES})
-"""What a report reads of a study's folder."""
-VERDICT_FORMAT = "dynamic-dropout-verdict/1"
-CONFIRMATION_ROLE = "confirmation"
+"""The files that a report reads from a study's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation:
-    """What study.confirm found: its verdict.json, and the evaluations of all arms."""
+    """The results of study.confirm: its verdict.json, and the evaluations of all arms."""
 
     verdict: dict[str, Any]
     rows: list[Row]
@@ -38,19 +36,19 @@ class Confirmation:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """All that a report is made from.
+    """The data of a report.
 
     Attributes:
-        rows: the evaluations, as trials.parquet has them; the outcome of a trial without an end is None.
-        notes: what is known of each trial beside them.
-        study: Optuna's record; None if it is not at hand.
-        facts: commit and versions, as far as known.
+        rows: the rows of trials.parquet; the outcome of a trial that has not ended is None.
+        records: each trial without its evaluations.
+        study: the Optuna study; None if it is not available.
+        facts: commit and versions, where known.
         pages: the address of each trial's MLflow page, where there is a server.
     """
 
     config: StudyConfig
     rows: list[dict[str, Any]]
-    notes: dict[int, Note]
+    records: dict[int, TrialRecord]
     study: optuna.Study | None
     confirmation: Confirmation | None
     facts: dict[str, str]
@@ -58,13 +56,14 @@ class Source:
 
 
 def tracked_study(folder: StudyFolder | None, name: str, uri: str | None) -> TrackedStudy | None:
-    """Finds a study in MLflow: at `uri`, or where its config says that it was.
+    """Finds a study in MLflow: at `uri`, or at the URI in the study's config.
 
     Args:
-        folder: of the study; None if it is to be read from MLflow alone.
+        folder: the study's folder; None to read the study from MLflow alone.
 
     Raises:
-        UserError: if it is not at `uri`, or, without a folder, nowhere. With one, the report does without MLflow.
+        UserError: if the study is not at `uri`, or if there is no folder and no study in MLflow. With a folder and
+            without `uri`, the report does without MLflow.
     """
     if folder is None or uri is not None:
         return TrackedStudy(uri, name)
@@ -77,14 +76,14 @@ def tracked_study(folder: StudyFolder | None, name: str, uri: str | None) -> Tra
 
 
 def from_folder(folder: StudyFolder, database: str | None, tracked: TrackedStudy | None) -> Source:
-    """Reads a study where it was run, while it runs too.
+    """Reads a study from its folder, also while the study runs.
 
     Args:
-        database: the URL of its Optuna database, if its config does not keep it.
-        tracked: the study in MLflow, for what only MLflow knows.
+        database: the URL of the Optuna database, if the config does not store it.
+        tracked: the study in MLflow, for commit, versions and links.
 
     Raises:
-        UserError: if its config is damaged, or its Optuna study is not to be found.
+        UserError: if the config is damaged or the Optuna study is missing.
     """
     config = folder.read_config()
     study = _load_optuna_study(config, folder.journal, database)
@@ -100,7 +99,7 @@ def of_study(
     return Source(
         config=config,
         rows=table(folder, study, unfinished=None),
-        notes=_notes(study),
+        records=_optuna_records(study),
         study=study,
         confirmation=_read_confirmation(folder.path / "confirmation"),
         facts=facts,
@@ -109,7 +108,7 @@ def of_study(
 
 
 def from_mlflow(tracked: TrackedStudy, database: str | None) -> Source:
-    """Reads a study from what its runs carry. Raises UserError if that is not there yet."""
+    """Reads a study from the artifacts and tags of its runs. Raises UserError if they do not exist yet."""
     with tempfile.TemporaryDirectory() as name:
         folder = StudyFolder(Path(name), tracked.name)
         folder.path.mkdir()
@@ -117,8 +116,8 @@ def from_mlflow(tracked: TrackedStudy, database: str | None) -> Source:
         found = tracked.download([*wanted, folder.journal.name], folder.path)
         if not found.issuperset(wanted):
             raise UserError(
-                f"study {tracked.name} has no trials.parquet in MLflow: it runs still, or was killed; "
-                "make the report where its folder is (--storage)"
+                f"study {tracked.name} has no trials.parquet in MLflow: it still runs, or it was killed; "
+                "make the report on the machine with its folder (--storage)"
             )
         config = folder.read_config()
         try:
@@ -126,14 +125,14 @@ def from_mlflow(tracked: TrackedStudy, database: str | None) -> Source:
         except UserError:
             if database is not None:
                 raise
-            study = None  # its database may be out of reach from here: the rest of the report does without
+            study = None  # its database may be unreachable: the report leaves out what only Optuna knows
         confirmation = folder.path / "confirmation"
         confirmation.mkdir()
-        tracked.download(CONFIRMATION_FILES, confirmation, CONFIRMATION_ROLE)
+        tracked.download(CONFIRMATION_FILES, confirmation, Role.CONFIRMATION)
         return Source(
             config=config,
             rows=pq.read_table(folder.table).to_pylist(),
-            notes=_tracked_notes(tracked) if study is None else _notes(study),
+            records=_mlflow_records(tracked) if study is None else _optuna_records(study),
             study=study,
             confirmation=_read_confirmation(confirmation),
             facts=tracked.tags,
@@ -150,17 +149,17 @@ def _load_optuna_study(config: StudyConfig, journal: Path, database: str | None)
         raise UserError(f"study {config.name} has lost its Optuna study: there is no {path}")
     storage = open_storage(None, journal) if url is None else open_database(url)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:  # a copy: the study may be written meanwhile, and its file go away
+    try:  # a copy, because a running study changes its storage meanwhile
         optuna.copy_study(from_study_name=config.name, from_storage=storage, to_storage=(copy := InMemoryStorage()))
         return optuna.load_study(study_name=config.name, storage=copy)
     except KeyError:
         raise UserError(f"there is no study {config.name} in {redacted(url or str(journal))}") from None
 
 
-def _notes(study: optuna.Study) -> dict[int, Note]:
+def _optuna_records(study: optuna.Study) -> dict[int, TrialRecord]:
     outcomes = {state: outcome for outcome, state in STATES.items()}
     return {
-        trial.number: Note(
+        trial.number: TrialRecord(
             outcome=outcomes.get(trial.state),
             schedule=trial.user_attrs.get(SCHEDULE),
             reason=trial.user_attrs.get(REASON),
@@ -172,9 +171,9 @@ def _notes(study: optuna.Study) -> dict[int, Note]:
     }
 
 
-def _tracked_notes(tracked: TrackedStudy) -> dict[int, Note]:
+def _mlflow_records(tracked: TrackedStudy) -> dict[int, TrialRecord]:
     return {
-        int(run.data.tags[TRIAL]): Note(
+        int(run.data.tags[TRIAL]): TrialRecord(
             outcome=Outcome(run.data.tags[OUTCOME]) if OUTCOME in run.data.tags else None,
             reason=run.data.tags.get(REASON),
             known_good=run.data.tags.get(KNOWN),
@@ -185,13 +184,11 @@ def _tracked_notes(tracked: TrackedStudy) -> dict[int, Note]:
 
 
 def _read_confirmation(folder: Path) -> Confirmation | None:
-    evaluations, verdict = (folder / name for name in CONFIRMATION_FILES)
-    if not (evaluations.exists() and verdict.exists()):
+    evaluations = folder / CONFIRMATION_FILES[0]
+    verdict = verdict_file.read_verdict(folder)
+    if verdict is None or not evaluations.exists():
         return None
     try:
-        found = json.loads(verdict.read_text(encoding="utf-8"))
-        if found["format"] != VERDICT_FORMAT:
-            raise UserError(f"{verdict} is of format {found['format']!r:.80}, and this tool reads {VERDICT_FORMAT}")
-        return Confirmation(verdict=found, rows=pq.read_table(evaluations).to_pylist())
-    except (KeyError, TypeError, json.JSONDecodeError, pa.ArrowInvalid) as error:
-        raise UserError(f"{folder} is damaged ({type(error).__name__}): run study.confirm again") from None
+        return Confirmation(verdict=verdict, rows=pq.read_table(evaluations).to_pylist())
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{evaluations} is damaged ({first_line(error)}): run study.confirm again") from None

@@ -1,4 +1,4 @@
-"""How figures look: one palette for light and dark, and matplotlib's SVG made to follow the page that it stands in."""
+"""The style of figures: one palette for light and dark pages, and SVG that takes the colours and font of its page."""
 
 import html
 import io
@@ -17,7 +17,7 @@ PALETTE: dict[str, tuple[str, str]] = {  # name: (light, dark)
     "muted": ("#5b6570", "#9fa9b5"),
     "rule": ("#dde2e7", "#313943"),
     "accent": ("#1b5fc1", "#78b2ff"),
-    # Apart from one another, and from the accent, for every common kind of colour blindness.
+    # These differ from one another and from the accent under every common kind of colour blindness.
     "orange": ("#c2540a", "#ff9d52"),
     "teal": ("#0b7d70", "#3fc6b3"),
     "purple": ("#8a4aa5", "#d09ae8"),
@@ -27,7 +27,7 @@ PALETTE: dict[str, tuple[str, str]] = {  # name: (light, dark)
 LEVELS = 9
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 WIDE, NARROW = 720.0, 358.0
-"""Widths of figures, in the units of their text (12): for pages on a screen, and on a phone."""
+"""Widths of figures for a screen and for a phone, in units of which their text has 12."""
 
 
 def _blend(first: str, last: str, share: float) -> str:
@@ -44,7 +44,7 @@ assert len(_NAMES) == len(PALETTE), "figures are drawn in the light colours, whi
 
 
 def colour(name: str) -> str:
-    """Returns what to draw with: the light colour, which `inline` makes follow the page."""
+    """Returns the light colour of a name; `inline` replaces it by the colour of the page's mode."""
     return PALETTE[name][0]
 
 
@@ -64,15 +64,15 @@ SVG_RULES = "svg *{stroke-linejoin:round;stroke-linecap:butt}svg text{font-varia
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Draws in our style; whatever is changed of matplotlib's settings meanwhile, as Optuna does, is put back."""
+    """Sets matplotlib to our style, and restores its settings afterwards."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(
             {
                 "figure.dpi": 72,  # a point is a unit of the SVG
                 "svg.fonttype": "none",
-                "text.parse_math": False,  # names of arms are foreign
-                "font.family": "DejaVu Sans",  # comes with matplotlib; wider than what pages show, so nothing overlaps
+                "text.parse_math": False,  # the names of arms may contain a dollar sign
+                "font.family": "DejaVu Sans",  # comes with matplotlib; wider than pages' fonts, so no text overlaps
                 "font.size": 12,
                 "axes.labelsize": 12,
                 "axes.titlesize": 12,
@@ -109,15 +109,15 @@ def drawing() -> Iterator[None]:
 
 
 def figure(width: float, height: float) -> Figure:
-    """Returns an empty figure, its size in units of the SVG."""
+    """Returns an empty figure; its size is in units of the SVG."""
     return Figure(figsize=(width / 72, height / 72))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """A figure as SVG for a page, for wide and for narrow ones; `narrow` is None if one serves for both.
+    """A figure as SVG for wide and narrow pages; `narrow` is None if one SVG serves both.
 
-    `alt` says in words what it shows.
+    `alt` describes the figure in words.
     """
 
     name: str
@@ -132,8 +132,8 @@ def both_widths(
     """Draws a figure for both widths.
 
     Args:
-        draw: makes it, given a width.
-        titles: what is said of a part when the pointer rests on it, by the part's gid.
+        draw: makes the figure, given its width.
+        titles: the tooltips of parts, by their gid.
     """
     with drawing():
         wide, narrow = (inline(draw(width), f"{name}-{width:.0f}", alt, titles or {}) for width in (WIDE, NARROW))
@@ -141,14 +141,14 @@ def both_widths(
 
 
 def one_width(name: str, alt: str, draw: Callable[[], Figure]) -> Drawing:
-    """Draws a figure that serves for wide and for narrow pages."""
+    """Draws a figure that serves wide and narrow pages."""
     with drawing():
         return Drawing(name=name, alt=alt, wide=inline(draw(), name, alt, {}), narrow=None)
 
 
 def inline(drawn: Figure, prefix: str, alt: str, titles: Mapping[str, str]) -> str:
-    """Returns a figure as an `svg` element with the page's colours and fonts, and ids that no other figure has."""
-    if (layout := drawn.get_layout_engine()) is not None:  # left to savefig, all would be drawn once more for it
+    """Returns a figure as an `svg` element with the page's colours and font, and with ids that start with `prefix`."""
+    if (layout := drawn.get_layout_engine()) is not None:  # savefig would draw the whole figure once more for it
         layout.execute(drawn)
         drawn.set_layout_engine("none")
     buffer = io.StringIO()
@@ -177,7 +177,7 @@ def _variable(value: str) -> str:
 
 
 def standalone(svg: str) -> str:
-    """Returns an inline figure as a file of its own, on paper of its own."""
+    """Returns an inline figure as the text of an SVG file with its own colours and background."""
     css = f"{variables()}{SVG_RULES}svg{{background:var(--paper);font-family:{FONT.replace(chr(34), chr(39))}}}"
     head, _, body = svg.partition(">")
     names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
@@ -185,10 +185,10 @@ def standalone(svg: str) -> str:
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], x: float, gap: float) -> None:
-    """Writes a name beside the right end of each line, moved apart where they would touch.
+    """Writes a name beside the right end of each line; names that would touch move apart.
 
     Args:
-        ends: (y, name, colour) of each.
+        ends: (y, name, colour) of each line.
         gap: the least distance between two names, in data units.
     """
     ends = sorted(ends)
@@ -201,7 +201,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], x: float, gap
 
 
 def spread(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Moves rising values apart by `gap`, each group about its own mean, and within the bounds if they have room."""
+    """Moves rising values apart by `gap`, each group around its mean, and within the bounds if there is room."""
     groups: list[list[float]] = []  # values of each group
     for value in values:
         groups.append([value])

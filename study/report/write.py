@@ -1,4 +1,4 @@
-"""Writes a report: the page with trials.parquet beside it, and what goes to MLflow."""
+"""Writes a report: the page, trials.parquet beside it, and their copies in MLflow."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from study.tracking.writer import StudyWriter
 from study.training.evaluation_rows import write_parquet
 
 FIGURES = "figures"
-"""The folder of the figures, among the artifacts too."""
+"""The folder of the figures, on disk and among the artifacts."""
 
 
 def write_report(report: Report, rows: Sequence[dict[str, Any]], output: Path) -> None:

@@ -10,8 +10,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
+from study.base.errors import first_line
 from study.base.names import CHECKPOINT, PARENT_RUN
 from study.base.provenance import facts
+from study.base.ranking import best_first
 from study.base.uris import redacted
 from study.engine.cluster import stop_ray
 from study.engine.display import best_trials, describe
@@ -25,7 +27,7 @@ from study.search.winner import winning_file, write_sample
 from study.tracking.deadline import SEND_SECONDS, SEND_SECONDS_INTERRUPTED
 from study.tracking.view import view_path
 from study.tracking.writer import StudyWriter
-from study.training.evaluation_rows import write_parquet
+from study.training.evaluation_rows import best_row, write_parquet
 from study.training.schedule_file import read_schedule_file
 
 log = logging.getLogger(__name__)
@@ -48,7 +50,7 @@ def finish(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Consol
     if folder.journal.exists():  # with it, a report can be made from MLflow alone
         writer.artifacts(PARENT_RUN, [folder.journal])
     if completed:
-        winner = min(completed, key=lambda trial: (trial.value, trial.number))
+        winner = best_first(completed, loss=lambda trial: trial.value, number=lambda trial: trial.number)[0]
         writer.flush(patience)  # the file is to name the winner's run
         sample = _write_winner(plan, winner, writer)
         writer.log(PARENT_RUN, len(trials), {"best_val_loss": _value(winner)})
@@ -87,7 +89,7 @@ def finish(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Consol
     if completed:
         return 0
     reason = next((trial.user_attrs[REASON] for trial in trials if REASON in trial.user_attrs), "the time was over")
-    print(f"error: no trial of study {config.name} was completed: {reason.splitlines()[0]}", file=sys.stderr)
+    print(f"error: no trial of study {config.name} was completed: {first_line(reason)}", file=sys.stderr)
     return 1
 
 
@@ -129,7 +131,7 @@ def _value(completed: FrozenTrial) -> float:
 
 
 def _best_step(folder: StudyFolder, trial: FrozenTrial) -> int:
-    return int(min(folder.trial(trial.number).rows(), key=lambda row: row["val_loss"])["step"])
+    return int(best_row(folder.trial(trial.number).rows())["step"])
 
 
 def _relative(path: Path) -> str:

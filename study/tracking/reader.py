@@ -9,8 +9,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
 
-from study.base.errors import UserError
-from study.base.names import CHECKPOINT, OUTCOME, ROLE, TRIAL, Outcome, Role
+from study.base.errors import UserError, first_line
+from study.base.names import CHECKPOINT, METRIC, OUTCOME, ROLE, TRIAL, Outcome, Role
+from study.base.ranking import best_first
 from study.base.uris import redacted
 from study.tracking.client import check, connect, tracking_uri
 from study.tracking.view import run_addresses
@@ -80,14 +81,16 @@ class TrackedStudy:
             for file in files:
                 self._client.log_artifact(self._run_id, str(file), folder)
         except MlflowException as error:
-            raise OSError(redacted(str(error).strip().splitlines()[0])[:200]) from None
+            raise OSError(first_line(error)) from None
 
     def winner(self) -> TrackedTrial:
         """Returns the completed trial with the lowest best_val_loss. Raises UserError if there is none."""
         completed = [run for run in self.trials() if run.data.tags.get(OUTCOME) == Outcome.COMPLETED]
         if not completed:
             raise UserError(f"study {self.name} has no completed trial yet: wait, or look at it in the MLflow UI")
-        run = min(completed, key=lambda run: (run.data.metrics["best_val_loss"], int(run.data.tags[TRIAL])))
+        (run, *_) = best_first(
+            completed, loss=lambda run: run.data.metrics[METRIC], number=lambda run: int(run.data.tags[TRIAL])
+        )
         with tempfile.TemporaryDirectory() as folder:
             path = self._client.download_artifacts(run.info.run_id, f"{CHECKPOINT}/config.yaml", folder)
             file = read_schedule_file(Path(path))

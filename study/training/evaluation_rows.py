@@ -1,6 +1,7 @@
 """Evaluations as rows: the one form that metrics.jsonl and trials.parquet share."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,11 @@ def rows(trainer: Trainer, labels: Labels) -> list[dict[str, Any]]:
     }
     records = (common | progress.to_dict() for progress in trainer.history)
     return [{name: record[name] for name in SCHEMA.names} for record in records]
+
+
+def best_row(evaluations: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Returns a run's evaluation with the lowest val_loss; of equal ones the first. Its step is the run's best_step."""
+    return min(evaluations, key=lambda row: row["val_loss"])
 
 
 def write_parquet(table: list[dict[str, Any]], path: Path) -> None:

@@ -22,7 +22,7 @@ from model.gpt import GPT
 from study.base.errors import UserError
 from study.base.files import PART, atomic_path
 from study.corpus import Corpus
-from study.training.evaluation_rows import METRICS, SCHEMA, Labels, rows
+from study.training.evaluation_rows import METRICS, SCHEMA, Labels, best_row, rows
 from study.training.schedule_file import ScheduleFile, read_schedule_file
 from study.training.trainer import Progress, Trainer, gpt_config
 
@@ -196,8 +196,7 @@ class RunFolder:
 def _progress(evaluations: list[dict[str, Any]]) -> Progress:
     """Returns the last of some rows as it was yielded."""
     values = {f.name: evaluations[-1].get(f.name) for f in fields(Progress)}
-    best = min(evaluations, key=lambda row: row["val_loss"])
-    return Progress(**values | {"best_step": best["step"], "time_ms": 0})  # type: ignore[arg-type]
+    return Progress(**values | {"best_step": best_row(evaluations)["step"], "time_ms": 0})  # type: ignore[arg-type]
 
 
 def _line(row: dict[str, Any]) -> bytes:

@@ -1,0 +1,119 @@
+"""The sentence that a verdict is told in. Only this module turns a verdict into words, and no code reads them back."""
+
+from dataclasses import dataclass
+
+from model.schedules import ValLoss
+from study.confirm.arms import Arm
+from study.confirm.decision import Comparison, Verdict
+from study.confirm.statistics import POWER, Difference
+from study.engine.display import describe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wording:
+    """A verdict in words.
+
+    Attributes:
+        headline: the claim alone.
+        figures: the numbers behind the claim; empty if no test was possible.
+        sentence: the claim with its numbers.
+    """
+
+    headline: str
+    figures: str
+    sentence: str
+
+
+def in_words(verdict: Verdict) -> Wording:
+    """Returns a verdict in words."""
+    said, subject, comparison = _claim(verdict), verdict.subject, verdict.comparison
+    if subject is None or comparison is None or comparison.p_holm is None:
+        said += _on_test(verdict)
+        return Wording(headline=said, figures="", sentence=said)
+    low, high = _interval(comparison.difference)
+    figures = (
+        f"95 % interval {low:.4f} to {high:.4f}; Holm p = {_p(comparison.p_holm)} over {verdict.arms} arms; "
+        f"n = {comparison.difference.n} seeds"
+    )
+    needed = f"; {_needed(verdict)}" if verdict.claim == "none" else ""
+    return Wording(
+        headline=f"{said}.{_on_test(verdict)}",
+        figures=f"{figures}{needed}.",
+        sentence=f"{said} ({figures}){needed}.{_on_test(verdict)}",
+    )
+
+
+def _claim(verdict: Verdict) -> str:
+    """Returns the claim: with its full stop if no test was possible, else without, since figures may follow."""
+    rate = _name(verdict.baseline).removeprefix("constant ")
+    if verdict.subject is None or verdict.comparison is None:
+        return (
+            "No verdict: no other arm has a completed run on a seed of the best constant rate "
+            f"({_name(verdict.baseline)}), which it is to be compared with."
+        )
+    name, difference = _name(verdict.subject), verdict.comparison.difference
+    than, size = f"the best constant rate ({rate})", f"{abs(difference.mean):.4f} nats"
+    seen = f"{_direction(difference)} by {size}"
+    if verdict.claim == "unknown":
+        why = "one seed cannot tell" if difference.n == 1 else "seeds without any variation cannot tell"
+        return f"No verdict: {name} is {seen} than {than}, but {why} a difference from noise."
+    if verdict.claim == "better":
+        return f"{name} beats {than} by {size}"
+    if verdict.claim == "worse":
+        return f"No schedule is as good as {than}: {name}, the best of them, is {seen}"
+    return f"No difference that {difference.n} seeds can show: {name}, the best schedule, is {seen} than {than}"
+
+
+def _needed(verdict: Verdict) -> str:
+    if verdict.needed is None:
+        return "no practical number of seeds would show a difference as small as the one seen"
+    return (
+        f"{verdict.needed:,} seeds would be needed to show a difference as large as the one seen "
+        f"(in {POWER:.0%} of cases)"
+    )
+
+
+def _on_test(verdict: Verdict) -> str:
+    """Returns the result on the test half: for a claimed difference, and for each schedule that val_loss steers."""
+    if verdict.subject is None:
+        return ""
+    if isinstance(verdict.subject.schedule, ValLoss):
+        return (
+            f" The validation loss that judges {_name(verdict.subject)} also steers it. "
+            f"{_test_result(verdict.test, 'steered and chose nothing')}"
+        )
+    if verdict.claim in ("unknown", "none") or verdict.test is None or verdict.test.difference.low is None:
+        return ""
+    return f" {_test_result(verdict.test, 'chose nothing')}"
+
+
+def _test_result(test: Comparison | None, role: str) -> str:
+    if test is None:
+        return "Its test_loss was not measured."
+    difference = test.difference
+    interval = ""
+    if difference.low is not None:
+        low, high = _interval(difference)
+        interval = f" ({low:.4f} to {high:.4f})"
+    return f"On the test half, which {role}, it is {_direction(difference)} by {abs(difference.mean):.4f}{interval}."
+
+
+def _interval(difference: Difference) -> tuple[float, float]:
+    """Returns the interval of the size of a difference, in the direction of its mean."""
+    assert difference.low is not None
+    assert difference.high is not None
+    sign = -1 if difference.mean < 0 else 1
+    low, high = sorted((sign * difference.low, sign * difference.high))
+    return low, high
+
+
+def _direction(difference: Difference) -> str:
+    return "better" if difference.mean < 0 else "worse"
+
+
+def _name(arm: Arm) -> str:
+    return describe(arm.schedule.to_dict())
+
+
+def _p(p: float) -> str:
+    return f"{p:.2g}" if p >= 0.001 else "below 0.001"
