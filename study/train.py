@@ -157,4 +157,4 @@ def _what_runs(trainer: Trainer) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(exit_status(main, ends_with_reader=True))

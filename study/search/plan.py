@@ -14,7 +14,7 @@ import optuna
 from search_spaces import SPACES
 from study.base.cli import flag
 from study.base.errors import UserError
-from study.base.uris import HIDDEN, absolute, kept, redacted
+from study.base.uris import HIDDEN, absolute, kept, recalled, redacted
 from study.corpus import Corpus, corpus_id, load_corpus
 from study.engine.cluster import Slots, cluster_gpus, share_out, start_ray
 from study.engine.memory_check import Estimate, check_memory, try_out
@@ -86,9 +86,10 @@ def make_plan(options: SearchOptions, given: Mapping[str, Any]) -> Plan | None:
 
 
 def _plan(storage: Storage, options: SearchOptions, old: StudyConfig | None, lock: StudyLock | None) -> Plan | None:
-    uri = tracking_uri(options.tracking_uri or _unless_hidden(old.tracking_uri if old else None))
+    home = StudyFolder(storage.folder, old.name).path if old else storage.folder
+    uri = tracking_uri(options.tracking_uri or recalled(old.tracking_uri if old else None, home))
     _check_tracking(uri, must_answer=old is None or options.tracking_uri is not None)
-    database = options.optuna_storage or _unless_hidden(old.optuna_storage if old else None)
+    database = options.optuna_storage or recalled(old.optuna_storage if old else None, home)
     database = absolute(database) if database else None
     if database is not None:
         check_database(database)
@@ -103,7 +104,7 @@ def _plan(storage: Storage, options: SearchOptions, old: StudyConfig | None, loc
     check_nodes(storage, uri)
     on_cpu = old is not None and old.device == "cpu"
     gpus = (0 if on_cpu else cluster_gpus()) if options.gpus is None else options.gpus
-    config = old or _new_config(options, gpus, corpus, uri, database)
+    config = old or _new_config(options, storage, gpus, corpus, uri, database)
     config = replace(config, trials=options.trials or config.trials)
     check_fits(config.training, corpus)
     slots = share_out(gpus, options.trials_per_gpu, config.trials, fixed=options.gpus is not None)
@@ -165,6 +166,7 @@ def _old_config(storage: Storage, options: SearchOptions, given: Mapping[str, An
     is_now = asdict(options) | {"corpus": corpus_id(options.corpus)}
     is_now["optuna_storage"] = absolute(options.optuna_storage or "")
     was = asdict(old) | {"corpus": old.training.corpus, "steps": old.training.steps}
+    was["optuna_storage"] = recalled(old.optuna_storage, folder.path) or old.optuna_storage
     for name in given:
         if name not in MACHINE_FIELDS and HIDDEN != was[name] != is_now[name]:
             raise UserError(
@@ -179,10 +181,6 @@ def _old_config(storage: Storage, options: SearchOptions, given: Mapping[str, An
 
 def _mirror(storage: Storage, folder: StudyFolder) -> Mirror:
     return Mirror(storage, folder.path, skip=folder.NOT_THE_DRIVERS)
-
-
-def _unless_hidden(uri: str | None) -> str | None:
-    return None if uri == HIDDEN else uri
 
 
 def _check_unused(storage: Storage, name: str) -> None:
@@ -200,13 +198,17 @@ def _is_settled(storage: Storage, old: StudyConfig, options: SearchOptions, data
     return len(finished(study)) >= (options.trials or old.trials) and is_settled(folder.spool)
 
 
-def _new_config(options: SearchOptions, gpus: int, corpus: Corpus, uri: str, database: str | None) -> StudyConfig:
+def _new_config(
+    options: SearchOptions, storage: Storage, gpus: int, corpus: Corpus, uri: str, database: str | None
+) -> StudyConfig:
     name = options.preset or ("shakespeare_char" if gpus else "laptop")
+    study = options.name or f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    home = None if storage.is_remote else StudyFolder(storage.folder, study).path
     training = _training(options, name)
     interval = training.eval_interval  # ASHA looks at evaluations
     grace = max(interval, math.floor(PRESETS[name].grace_share * training.steps / interval) * interval)
     return StudyConfig(
-        name=options.name or f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}",
+        name=study,
         space=options.space,
         preset=name,
         trials=options.trials or PRESETS[name].trials,
@@ -215,8 +217,8 @@ def _new_config(options: SearchOptions, gpus: int, corpus: Corpus, uri: str, dat
         seed=options.seed,
         grace_steps=min(grace, training.steps),
         corpus_sha256=corpus.sha256,
-        tracking_uri=kept(uri),
-        optuna_storage=kept(database),
+        tracking_uri=kept(uri, home),
+        optuna_storage=kept(database, home),
         device="cpu",  # until it is tried out
         training=training,
     )
