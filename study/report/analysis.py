@@ -104,11 +104,6 @@ class Findings:
     def notices(self) -> list[str]:
         """Returns what one should know before reading on."""
         found: list[str] = list(self.verdict["warnings"]) if self.verdict else []
-        if self.verdict and (looks := self.verdict.get("looks")):
-            seeds = sentences.joined([str(n) for n in looks])
-            found.append(
-                f"It was judged before, with {seeds} seeds: looking again and again finds differences by chance."
-            )
         if self.unfinished:
             begun = len(self.source.notes) - self.ended
             found.append(

@@ -16,6 +16,9 @@ log = logging.getLogger(__name__)
 ARTIFACTS = "mlruns"
 """The folder beside the SQLite file that has the artifacts; MLflow's own name for it."""
 
+ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"
+"""MLflow's own variable. MLflow puts its default into SQL as it is, and fails if the path has both kinds of quotes."""
+
 
 def check_file(path: Path, *, write: bool) -> None:
     """Looks whether an SQLite file, or the place for one, can be used: MLflow would retry for minutes.
@@ -66,16 +69,19 @@ def uri_for_mlflow(uri: str) -> Iterator[str]:
     path = sqlite_path(uri)
     assert path is not None
     query = uri.partition("?")[2]
-    if "%" not in sqlite_uri(path):
-        yield sqlite_uri(path, query)
-        return
+    encoded = "%" in sqlite_uri(path)
     here = os.open(".", os.O_RDONLY)
+    given = os.environ.get(ARTIFACT_ROOT)
+    os.environ[ARTIFACT_ROOT] = given or (path.parent / ARTIFACTS).as_uri()
     try:
-        os.chdir(path.parent)
-        yield sqlite_uri(Path(path.name), query)
+        if encoded:
+            os.chdir(path.parent)
+        yield sqlite_uri(Path(path.name) if encoded else path, query)
     finally:
         os.fchdir(here)
         os.close(here)
+        if given is None:
+            del os.environ[ARTIFACT_ROOT]
 
 
 def artifact_location(uri: str, experiment: str) -> str | None:
