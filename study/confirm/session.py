@@ -75,7 +75,8 @@ def confirm_study(
         raise UserError("the tracking URI of the study held a password, which is not kept: set MLFLOW_TRACKING_URI")
     uri = tracking_uri(options.tracking_uri or recalled(config.tracking_uri, folder.path.parent))
     check(uri, create=False)
-    corpus = load_corpus(config.training.corpus)
+    with console.status("reading the corpus") as reading:
+        corpus = load_corpus(config.training.corpus, reading.update, config.corpus_sha256)
     if corpus.sha256 != config.corpus_sha256:
         raise UserError(f"corpus {config.training.corpus} has changed since the study began: put its old text back")
     with console.status("starting Ray"):

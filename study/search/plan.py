@@ -4,7 +4,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -55,11 +55,14 @@ class Plan:
     lock: StudyLock | None
 
 
-def make_plan(options: SearchOptions, given: Mapping[str, Any]) -> Plan | None:
+def make_plan(
+    options: SearchOptions, given: Mapping[str, Any], on_progress: Callable[[str], None] | None = None
+) -> Plan | None:
     """Checks the options, starts Ray, and tries out what a trial takes; None if the study has all its trials.
 
     Args:
         given: those of the options that stand on the command line.
+        on_progress: is told what is done.
 
     Raises:
         UserError: a mistake, found before any store, folder or run is made.
@@ -70,7 +73,7 @@ def make_plan(options: SearchOptions, given: Mapping[str, Any]) -> Plan | None:
     if old is None and options.name is not None:
         _check_unused(storage, options.name)
     if old is None:
-        return _plan(storage, options, None, None)
+        return _plan(storage, options, None, None, on_progress)
     folder = StudyFolder(storage.folder, old.name)
     check_not_held_elsewhere(storage, folder.lock, f"study {old.name}")
     lock = StudyLock(folder.lock)
@@ -78,14 +81,20 @@ def make_plan(options: SearchOptions, given: Mapping[str, Any]) -> Plan | None:
     try:
         _mirror(storage, folder).fetch()
         mend(folder.journal)
-        plan = _plan(storage, options, old, lock)
+        plan = _plan(storage, options, old, lock, on_progress)
         return plan
     finally:
         if plan is None:
             lock.release()
 
 
-def _plan(storage: Storage, options: SearchOptions, old: StudyConfig | None, lock: StudyLock | None) -> Plan | None:
+def _plan(
+    storage: Storage,
+    options: SearchOptions,
+    old: StudyConfig | None,
+    lock: StudyLock | None,
+    on_progress: Callable[[str], None] | None,
+) -> Plan | None:
     home = StudyFolder(storage.folder, old.name).path if old else storage.folder
     uri = tracking_uri(options.tracking_uri or recalled(old.tracking_uri if old else None, home))
     _check_tracking(uri, must_answer=old is None or options.tracking_uri is not None)
@@ -95,7 +104,10 @@ def _plan(storage: Storage, options: SearchOptions, old: StudyConfig | None, loc
         check_database(database)
     if old is not None and _is_settled(storage, old, options, database):
         return None
-    corpus = load_corpus(old.training.corpus if old else options.corpus)
+    if old is None:
+        corpus = load_corpus(options.corpus, on_progress)
+    else:
+        corpus = load_corpus(old.training.corpus, on_progress, old.corpus_sha256)
     if old is not None and old.corpus_sha256 != corpus.sha256:
         raise UserError(f"corpus {old.training.corpus} has changed since the study began: put its old text back")
     if old is None and options.preset is not None:
