@@ -14,7 +14,7 @@ from mlflow.entities import Run
 from study.base.uris import absolute, kept, recalled, sqlite_path, sqlite_uri
 from study.tracking.client import check, connect, is_ui_default, tracking_uri
 from study.tracking.local_store import artifact_location
-from tests.conftest import Study, environment, run
+from tests.conftest import Study, environment, run, start
 
 AWKWARD = 'My Stüdies #1 50%41: it\'s "x"?'
 ESCAPES = "to be \x1b]0;title\x07 or \x1b[2J not \x9b to be\n"
@@ -81,10 +81,15 @@ def test_a_store_and_its_artifacts_that_are_moved(tmp_path: Path, monkeypatch: p
     assert len(list(old.glob("mlruns/x/*/artifacts/note.txt"))) == 1
 
     shutil.copytree(old, new := tmp_path / "new")
-    client = connect(absolute("sqlite:///mlflow.db", new))
-    client.log_artifact(run_id, "note.txt", "again")
-    assert len(list(new.glob("mlruns/x/*/artifacts/again/note.txt"))) == 1
-    assert not list(old.glob("mlruns/x/*/artifacts/again")), "the copy writes into the folder that it was copied from"
+    place = connect(absolute("sqlite:///mlflow.db", new)).get_run(run_id).info.artifact_uri
+    assert place == (new / "mlruns" / "x" / run_id / "artifacts").as_uri(), "the copy uses the old folder"
+    monkeypatch.chdir(tmp_path)
+    shutil.rmtree(old)
+    shutil.copytree(new, alone := tmp_path / "alone")
+    shutil.rmtree(alone / "mlruns")
+    shutil.rmtree(new)
+    place = connect(absolute("sqlite:///mlflow.db", alone)).get_run(run_id).info.artifact_uri
+    assert place == (alone / "mlruns" / "x" / run_id / "artifacts").as_uri(), "the old folder is made anew"
 
 
 @dataclass(frozen=True)
@@ -179,8 +184,6 @@ def test_a_project_that_is_copied_then_moved(project: Project, tmp_path: Path) -
 @pytest.mark.slow
 def test_two_studies_that_are_begun_at_once_in_a_fresh_folder(tmp_path: Path) -> None:
     smoke = ["-m", "study.search", "--preset", "smoke", "--gpus", "0", "--trials", "1", "--steps", "10"]
-    from tests.conftest import start
-
     both = [start([*smoke, "--name", name], tmp_path) for name in ("a", "b")]
     for process in both:
         out, err = process.communicate(timeout=300)
