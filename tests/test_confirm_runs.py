@@ -164,6 +164,18 @@ def test_a_run_that_did_not_end_is_missing_and_said_to_be(trained: Path, tmp_pat
     assert any(warning.startswith("paper-linear lacks seed 2") for warning in found["warnings"])
 
 
+def test_only_an_earlier_verdict_on_the_same_runs_counts_as_a_look(trained: Path, tmp_path: Path) -> None:
+    def looks(output: str, runs: list[Path]) -> list[int]:
+        assert confirm.main(["--runs", *map(str, runs), "--output", str(tmp_path / output)]) == 0
+        return verdict(tmp_path / output)["looks"]
+
+    two = [trained / f"{schedule}-{seed}" for seed in SEEDS for schedule in ("constant-0.2", "linear")]
+    assert looks("out", two[:2]) == []
+    assert looks("out", two) == [1], "one more seed of the same schedules"
+    others = [trained / f"{schedule}-1" for schedule in ("constant-0.4", "rising")]
+    assert looks("out", others) == [], "the folder had a verdict on other schedules"
+
+
 def test_judging_imports_no_ray_mlflow_or_optuna(trained: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from study.confirm.__main__ import main; status = main(sys.argv[1:]);"

@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import sys
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from study.base.errors import UserError
-from study.corpus import SHAKESPEARE_CHAR_SHA256, build_corpus, corpus_id, load_corpus, load_text, open_corpus
+from study.corpus import (
+    BLOCK,
+    SHAKESPEARE_CHAR_SHA256,
+    build_corpus,
+    cached_corpus,
+    corpus_id,
+    load_corpus,
+    load_text,
+    open_corpus,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -148,3 +159,82 @@ def test_text_that_cannot_be_fetched_is_refused(cache: Path, monkeypatch: pytest
     assert str(cache / "shakespeare_char.txt") in str(error.value)
     assert SHAKESPEARE_CHAR_SHA256[:12] in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+def damaged_corpora(path: Path) -> Iterator[None]:
+    """Damages a corpus in the cache in one way after the other."""
+    whole = path.read_bytes()
+    for damage in (b"", whole[: len(whole) // 2], whole[:-10], b"\0" * len(whole)):
+        path.unlink()  # the old file may still be mapped
+        path.write_bytes(damage)
+        yield
+    path.unlink()
+    path.write_bytes(build_corpus("another text").path.read_bytes())
+    yield
+
+
+def test_a_damaged_cache_is_noticed_and_made_again(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = "to be or not to be"
+    path = build_corpus(text).path
+    whole = path.read_bytes()
+    for _ in damaged_corpora(path):
+        caplog.clear()
+        corpus = build_corpus(text)
+        assert corpus.decode(corpus.tokens.tolist()) == text
+        assert [f"{path} is damaged" in record.getMessage() for record in caplog.records] == [True]
+    for _ in damaged_corpora(path):
+        caplog.clear()
+        assert cached_corpus(path.stem, lambda: memoryview(whole)).tokens.tolist() == corpus.tokens.tolist()
+        assert [f"{path} is damaged" in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_a_large_text_takes_little_memory_and_shows_how_much_is_read(tmp_path: Path) -> None:
+    n = 20_000_000
+    (tmp_path / "large.txt").write_bytes("to be or nöt to be, ".encode() * (n // 20))
+    said: list[str] = []
+    tracemalloc.start()
+    corpus = load_corpus(str(tmp_path / "large.txt"), said.append)
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(corpus.tokens) == n
+    assert taken < 2 * n, "bytes a character: one of its token, and the blocks that are read"
+    assert said[-1] == "reading corpus large.txt, 21 of 21 MB"
+    assert len(said) > 20
+
+
+def test_a_byte_that_is_not_utf8_is_found_in_any_block(tmp_path: Path) -> None:
+    for at in (3, BLOCK - 1, BLOCK, 2 * BLOCK + 5):
+        (tmp_path / "text.txt").write_bytes(b"x" * at + b"\xe9x")
+        with pytest.raises(UserError, match=rf"not UTF-8 \(byte {at}\)"):
+            load_text(str(tmp_path / "text.txt"))
+    (tmp_path / "text.txt").write_bytes(b"x" * (BLOCK - 1) + "é€".encode() + b"\xe2\x82")
+    with pytest.raises(UserError, match=rf"not UTF-8 \(byte {BLOCK + 4}\)"):
+        load_text(str(tmp_path / "text.txt"))
+    (tmp_path / "text.txt").write_bytes(b"x" * (BLOCK - 1) + "é€".encode())
+    assert load_text(str(tmp_path / "text.txt"))[-2:] == "é€"
+
+
+def test_a_pipe_is_no_corpus(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # to open it would wait for a writer for ever
+    with pytest.raises(UserError, match="no regular file"):
+        load_text(str(tmp_path / "pipe"))
+
+
+def test_a_text_that_is_gone_is_taken_from_the_cache(tmp_path: Path) -> None:
+    (path := tmp_path / "text.txt").write_text("to be or not to be")
+    corpus = load_corpus(str(path))
+    path.unlink()
+    assert np.array_equal(load_corpus(str(path), sha256=corpus.sha256).tokens, corpus.tokens)
+    with pytest.raises(UserError, match="No such file"):
+        load_corpus(str(path), sha256="0" * 64)
+
+
+def test_the_canonical_file_needs_no_pooch(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pooch", None)  # importing it raises ImportError, as on a bare machine
+    cache.mkdir(parents=True)
+    text = "a small text that stands for it"
+    monkeypatch.setattr("study.corpus.SHAKESPEARE_CHAR_SHA256", hashlib.sha256(text.encode()).hexdigest())
+    with pytest.raises(UserError, match="cannot be fetched"):
+        load_text("shakespeare_char")
+    (cache / "shakespeare_char.txt").write_text(text)
+    assert load_text("shakespeare_char") == text

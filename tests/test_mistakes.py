@@ -56,6 +56,10 @@ SCHEDULES = {
         "got 0",
     ),
     "malformed": ("{{{", "not YAML"),
+    "a key twice": (
+        SCHEDULE.replace("rate: 0.1", "rate: 0.1, rate: 0.5"),
+        "line 2, is not YAML: the key 'rate' stands",
+    ),
     "newer format": (SCHEDULE.replace("/1", "/2"), "newer"),
     "other format": (SCHEDULE.replace("dynamic", "static"), "static"),
     "unknown key": (SCHEDULE + "more: 1\n", "more"),

@@ -148,9 +148,9 @@ def test_reading_a_study_that_is_not_there_or_not_ready(uri: str, tmp_path: Path
 def test_no_password_is_shown_or_kept() -> None:
     uri = "https://user:secret@example.org:8080/path"
     assert redacted(uri) == "https://***@example.org:8080/path"
-    assert kept(uri) == HIDDEN
-    assert kept("https://example.org") == "https://example.org"
-    assert kept(None) is None
+    assert kept(uri, None) == HIDDEN
+    assert kept("https://example.org", None) == "https://example.org"
+    assert kept(None, None) is None
     with pytest.raises(UserError) as error:
         check("http://user:secret@127.0.0.1:9", create=True)
     assert "secret" not in str(error.value)

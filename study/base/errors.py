@@ -1,10 +1,13 @@
 """The ways in which a run ends other than well, and how the commands say so."""
 
 import errno
+import signal
 import sys
 import traceback
 from collections.abc import Callable
 
+from study.base.output import OutputLostError, output_that_may_be_lost, printable
+from study.base.signals import interrupted_by_signals
 from study.base.uris import redacted
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
@@ -22,12 +25,26 @@ class DivergenceError(RuntimeError):
     """A loss that is NaN or infinite; says which and at which step."""
 
 
-def exit_status(command: Callable[[], int]) -> int:
-    """Runs a command and returns its exit status: 2 for a user's mistake, 1 for an error, 130 after Ctrl-C."""
+def exit_status(command: Callable[[], int], *, ends_with_reader: bool = False) -> int:
+    """Runs a command and returns its exit status: 2 for a user's mistake, 1 for an error, 130 after Ctrl-C.
+
+    SIGTERM and a closed terminal count as Ctrl-C. Output that no one reads is dropped.
+
+    Args:
+        ends_with_reader: whether the command ends when the reader of its output has ended, with status 141.
+    """
+    try:
+        with interrupted_by_signals(), output_that_may_be_lost(ends_with_reader=ends_with_reader):
+            return _exit_status(command)
+    except OutputLostError:
+        return 128 + signal.SIGPIPE  # as a shell says it of other tools
+
+
+def _exit_status(command: Callable[[], int]) -> int:
     try:
         return command()
     except (UserError, WorldError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

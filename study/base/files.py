@@ -1,9 +1,10 @@
 """Files that others see whole or not at all, and the folder of what can be made again."""
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from study.base.errors import UserError
@@ -13,17 +14,31 @@ PART = ".part-"
 
 
 def cache_folder() -> Path:
-    """Returns the folder of this machine's user for what can be made again; a temporary one if home is read-only."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    for base in (home, Path(tempfile.gettempdir())):
-        folder = base / "dynamic-dropout"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            continue  # the next one is tried; if none can be made, the error below says so
-        if os.access(folder, os.W_OK):
+    """Returns the folder of this machine's user for what can be made again; a temporary one without a usable home."""
+    temporary = Path(tempfile.gettempdir(), f"dynamic-dropout-{os.geteuid()}")
+    tried = []
+    for folder in (*_home_cache(), temporary):
+        with suppress(OSError):  # whether it is there is looked at next
+            folder.mkdir(mode=0o700 if folder == temporary else 0o777, parents=True, exist_ok=True)
+        if folder.is_dir() and os.access(folder, os.W_OK) and (folder != temporary or _is_ours(folder)):
             return folder
-    raise UserError(f"neither {home} nor {tempfile.gettempdir()} can be written: set XDG_CACHE_HOME")
+        tried.append(str(folder))
+    raise UserError(f"no cache folder can be written ({', '.join(tried)}): set HOME or XDG_CACHE_HOME to one that can")
+
+
+def _home_cache() -> tuple[Path, ...]:
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return (Path(given).absolute() / "dynamic-dropout",)
+    try:
+        return (Path.home() / ".cache" / "dynamic-dropout",)
+    except RuntimeError:  # a container's user without HOME and without an entry in passwd
+        return ()
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether no one else could have put files into a folder that lies where every user may write."""
+    found = folder.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
 
 
 @contextmanager

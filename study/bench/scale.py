@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from study.base.uris import sqlite_uri
 from study.bench.reporting import report
 
 
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--tracking-uri", metavar="URI", help="MLflow store; default a temporary SQLite file")
     args = p.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        uri = args.tracking_uri or f"sqlite:///{folder}/mlflow.db"
+        uri = args.tracking_uri or sqlite_uri(Path(folder) / "mlflow.db")
         for line in measure(Path(folder), uri, args.trials, args.nodes, args.rate):
             print(line, flush=True)
     return 0

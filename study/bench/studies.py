@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import torch
 
 from model.schedules import Schedule, from_dict
+from study.base.uris import sqlite_uri
 from study.bench.contestants import PlainGPT
 from study.corpus import Corpus
 from study.training.config import PRESETS, TrainingConfig
@@ -95,7 +96,7 @@ def run_study(steps: int) -> StudyResult:
             "--name",
             "bench",
         ]
-        uri = f"sqlite:///{Path(folder).absolute()}/mlflow.db"
+        uri = sqlite_uri(Path(folder).absolute() / "mlflow.db")
         command = [sys.executable, "-m", "study.search", *arguments, "--tracking-uri", uri]
         started = time.perf_counter()
         subprocess.run([*command, "--storage", folder], check=True, capture_output=True)

@@ -4,9 +4,10 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -92,7 +93,7 @@ def judge_runs(paths: Sequence[Path], options: RunsOptions, console: Console) ->
         warnings=warnings,
         corpus_sha256=sha256,
         whole=runs[0].training.val_share == 1,
-        before=read_verdict(output),
+        before=_earlier(output, arms, seeds),
     )
     output.mkdir(exist_ok=True)
     results.write(output)
@@ -100,6 +101,16 @@ def judge_runs(paths: Sequence[Path], options: RunsOptions, console: Console) ->
     show_verdict(verdict, console)
     console.print(f"\ntables and verdict.json are in {output}", markup=False, highlight=False, soft_wrap=True)
     return 0 if any(run.completed for run in compared) else 1
+
+
+def _earlier(output: Path, arms: Sequence[Arm], seeds: Set[int]) -> dict[str, Any] | None:
+    """Returns the verdict in the output folder if it is an earlier one on these runs, with fewer seeds."""
+    before = read_verdict(output)
+    if before is None:
+        return None
+    then = {json.dumps(arm["schedule"]) for arm in before["arms"]}
+    now = {json.dumps(arm.schedule.to_dict()) for arm in arms}
+    return before if then == now and seeds >= set(before["seeds"]) else None
 
 
 def _folders(paths: Sequence[Path]) -> list[Path]:

@@ -13,7 +13,7 @@ from rich.console import Console
 from study.base.errors import UserError, WorldError, disk_error
 from study.base.names import PARENT_RUN, Role
 from study.base.provenance import facts
-from study.base.uris import HIDDEN
+from study.base.uris import HIDDEN, recalled
 from study.confirm.arms import BASELINE, Arm, arms
 from study.confirm.options import ConfirmOptions
 from study.confirm.plan import (
@@ -74,9 +74,10 @@ def confirm_study(
     hidden = config.tracking_uri == HIDDEN
     if hidden and not (options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")):
         raise UserError("the tracking URI of the study held a password, which is not kept: set MLFLOW_TRACKING_URI")
-    uri = tracking_uri(options.tracking_uri or (None if hidden else config.tracking_uri))
+    uri = tracking_uri(options.tracking_uri or recalled(config.tracking_uri, folder.path.parent))
     check(uri, create=False)
-    corpus = load_corpus(config.training.corpus)
+    with console.status("reading the corpus") as reading:
+        corpus = load_corpus(config.training.corpus, reading.update, config.corpus_sha256)
     if corpus.sha256 != config.corpus_sha256:
         raise UserError(f"corpus {config.training.corpus} has changed since the study began: put its old text back")
     with console.status("starting Ray"):

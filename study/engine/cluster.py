@@ -5,8 +5,11 @@ import io
 import logging
 import math
 import os
+import secrets
+import socket
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +21,14 @@ import model
 import search_spaces
 import study
 from study.base.errors import UserError, WorldError
+from study.base.files import cache_folder
+from study.base.signals import no_hangup_for_children
 from study.engine import RAY_ENVIRONMENT
 
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray's switch, 0 for a Ray that listens on 127.0.0.1 alone, as it does by default where firewalls would ask."""
-TOKEN = Path.home() / ".ray" / "auth_token"
+ANSWER_SECONDS = 5.0
+"""What a cluster's head has to accept a connection."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +77,15 @@ def start_ray(address: str | None) -> None:
     if ray.is_initialized():
         return
     address = address or os.environ.get("RAY_ADDRESS")
-    if not address:
+    if address:
+        _check_address(address)
+    else:
         _keep_to_loopback()
-    old_umask = os.umask(0o077)  # Ray's token file is made now
+        _keep_token()
     try:
         # Without an address a plain init would join any Ray that it finds a trace of, dead ones too.
         more: dict[str, Any] = {"runtime_env": _runtime_env()} if address else {"include_dashboard": False}
-        with contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()), no_hangup_for_children(), _in_our_folder():
             ray.init(
                 address=address or "local",
                 log_to_driver=False,
@@ -89,11 +97,67 @@ def start_ray(address: str | None) -> None:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         if not address:
             raise WorldError(f"Ray does not start here ({reason}): try again when the machine is less busy") from None
-        raise UserError(f"no Ray cluster can be joined at {address} ({reason}): check --address") from None
+        raise _no_cluster(address, reason) from None
+
+
+def _check_address(address: str) -> None:
+    """Raises UserError if nothing listens at an address HOST:PORT: Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:  # auto, local, or the name of a plug-in: Ray knows
+        return
+    if not port.isdecimal():
+        raise _no_cluster(address, "it has no port")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, str(error)) from None
+
+
+def _no_cluster(address: str, reason: str) -> UserError:
+    return UserError(
+        f"no Ray cluster can be joined at {address} ({reason}): correct --address or RAY_ADDRESS, or unset them for a "
+        "local Ray"
+    )
+
+
+def _keep_token() -> None:
+    """Makes the token that Ray asks of everyone, for this user's eyes only: Ray would make one for all to read."""
+    if {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        return  # the user has a token elsewhere, or wants none
+    try:
+        _write_token(Path.home() / ".ray" / "auth_token")
+    except (OSError, RuntimeError):  # there is no home, or it cannot be written
+        path = cache_folder() / "ray_auth_token"
+        _write_token(path)
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+
+
+def _write_token(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        path.chmod(0o600)  # Ray may have made it
+        return
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        part = Path(folder, path.name)
+        part.touch(0o600)
+        part.write_text(secrets.token_hex(32), encoding="ascii")
+        with contextlib.suppress(FileExistsError):  # another study has just made it
+            path.hardlink_to(part)
+
+
+@contextlib.contextmanager
+def _in_our_folder() -> Iterator[None]:
+    """Lets Ray's workers import from where our code lies: Ray puts the folder of its start first in their path.
+
+    In the user's folder a file model.py or study.py would be imported instead of ours.
+    """
+    here = os.open(".", os.O_RDONLY)
+    try:
+        os.chdir(Path(study.__path__[0]).parent)
+        yield
     finally:
-        os.umask(old_umask)
-        with contextlib.suppress(OSError):  # there is none, or it is another user's
-            TOKEN.chmod(0o600)  # an older one may have been made with Ray's own mode, for all to read
+        os.fchdir(here)
+        os.close(here)
 
 
 def stop_ray() -> None:

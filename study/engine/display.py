@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from study.base.names import Outcome
+from study.base.output import printable
 
 
 def describe(schedule: Mapping[str, Any]) -> str:
@@ -89,7 +90,7 @@ class Display:
         self._refresh()
 
     def _print(self, line: str) -> None:
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
     def _refresh(self) -> None:
         ended = self._before + sum(self._count.values())
@@ -139,5 +140,8 @@ class WarningsTo(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._console.print(
-            f"{record.levelname.lower()}: {record.getMessage()}", style="yellow", markup=False, soft_wrap=True
+            printable(f"{record.levelname.lower()}: {record.getMessage()}"),
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
         )

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from study.base.signals import ending_signals
 from study.engine.cluster import Slots
 from study.engine.early_stopping import InOrder, SparingASHA
 from study.engine.searcher import StudySearcher
@@ -61,14 +62,17 @@ class Stop(tune.Stopper):
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Takes the first Ctrl-C or SIGTERM as a wish to end in good order, and the second as an order."""
+        """Takes the first signal as a wish to end in good order, and the second as an order to end at once.
+
+        A closed terminal is no order: its SIGHUP comes from the shell and from the kernel.
+        """
 
         def interrupt(signum: int, frame: FrameType | None) -> None:
-            if self.interrupted:
+            if self.interrupted and signum != signal.SIGHUP:
                 os._exit(130)
-            self._interrupted = time.monotonic()
+            self._interrupted = min(self._interrupted, time.monotonic())
 
-        previous = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
+        previous = {s: signal.signal(s, interrupt) for s in ending_signals()}
         try:
             yield
         finally:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import ray
 
 from study.corpus import Corpus, cached_corpus
@@ -27,4 +28,5 @@ class SharedCorpus:
 
 def share(corpus: Corpus) -> SharedCorpus:
     """Makes a corpus of this machine available to the cluster."""
-    return SharedCorpus(corpus.sha256, ray.put(np.fromfile(corpus.path, dtype=np.uint8)))
+    mapped = np.frombuffer(pa.memory_map(str(corpus.path)).read_buffer(), dtype=np.uint8)  # not read into memory first
+    return SharedCorpus(corpus.sha256, ray.put(mapped))

@@ -35,7 +35,7 @@ class StudyLock:
 
     def __init__(self, path: Path, what: str | None = None) -> None:
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise UserError(f"{path} cannot be written ({error.strerror}): the study needs a folder that can") from None
         try:

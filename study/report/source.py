@@ -13,7 +13,7 @@ from optuna.storages import InMemoryStorage
 
 from study.base.errors import UserError, first_line
 from study.base.names import OUTCOME, TRIAL, TRIALS_PER_GPU, Outcome, Role
-from study.base.uris import HIDDEN, redacted, sqlite_path
+from study.base.uris import HIDDEN, recalled, redacted, sqlite_path
 from study.confirm import verdict_file
 from study.records.optuna_study import KNOWN, REASON, SCHEDULE, STATES, open_database, open_storage
 from study.records.study_layout import StudyConfig, StudyFolder
@@ -69,7 +69,7 @@ def tracked_study(folder: StudyFolder | None, name: str, uri: str | None) -> Tra
         return TrackedStudy(uri, name)
     was = folder.read_config().tracking_uri
     try:
-        return TrackedStudy(None if was == HIDDEN else was, name)
+        return TrackedStudy(recalled(was, folder.path), name)
     except UserError as error:
         print(f"warning: the report has no links, and is not kept in MLflow: {error}", file=sys.stderr)
         return None
@@ -141,8 +141,8 @@ def from_mlflow(tracked: TrackedStudy, database: str | None) -> Source:
 
 
 def _load_optuna_study(config: StudyConfig, journal: Path, database: str | None) -> optuna.Study:
-    url = database or config.optuna_storage
-    if url == HIDDEN:
+    url = database or recalled(config.optuna_storage, journal.parent)
+    if database is None and config.optuna_storage == HIDDEN:
         raise UserError("the --optuna-storage of the study held a password, which is not kept: give it again")
     path = journal if url is None else sqlite_path(url)
     if path is not None and not path.exists():  # opening it would make it

@@ -39,16 +39,15 @@ def write_figures(report: Report, folder: Path) -> list[Path]:
 
 
 def report_session(
-    config: StudyConfig, folder: StudyFolder, study: optuna.Study, uri: str, writer: StudyWriter
+    config: StudyConfig, folder: StudyFolder, storage: str, study: optuna.Study, uri: str, writer: StudyWriter
 ) -> Path:
     """Makes the report of a session that is over, in the study's folder and among its artifacts; returns the page.
 
-    `uri` is the MLflow store's, for links.
+    `storage` is the folder or URI of studies, for the commands on the page; `uri` is the MLflow store's, for links.
     """
     pages = run_addresses(uri, writer.experiment_id or "", writer.runs)
     source = of_study(config, folder, study, facts=facts(config.corpus_sha256), pages=pages)
-    storage = folder.path.parent
-    report = make_report(source, None if storage == Path("studies").absolute() else str(storage))
+    report = make_report(source, None if storage == str(Path("studies").absolute()) else storage)
     output = folder.path / "report.html"
     with atomic_path(output) as part:
         part.write_text(report.html, encoding="utf-8")

@@ -32,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     console = Console(width=None if sys.stdout.isatty() else 120)
     logging.getLogger("study").addHandler(WarningsTo(console))
-    with console.status("starting Ray and MLflow"):
-        plan = make_plan(options, given)
+    with console.status("starting Ray and MLflow") as status:
+        plan = make_plan(options, given, status.update)
     if plan is None:
         console.print(f"study {options.name} has all its trials: there is nothing to do")
         return 0

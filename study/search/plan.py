@@ -4,7 +4,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +14,7 @@ import optuna
 from search_spaces import SPACES
 from study.base.cli import flag
 from study.base.errors import UserError
-from study.base.uris import HIDDEN, absolute, kept, redacted
+from study.base.uris import HIDDEN, absolute, kept, recalled, redacted
 from study.corpus import Corpus, corpus_id, load_corpus
 from study.engine.cluster import Slots, cluster_gpus, share_out, start_ray
 from study.engine.memory_check import Estimate, advise_on_sharing, check_memory, try_out
@@ -55,11 +55,14 @@ class Plan:
     lock: StudyLock | None
 
 
-def make_plan(options: SearchOptions, given: Mapping[str, Any]) -> Plan | None:
+def make_plan(
+    options: SearchOptions, given: Mapping[str, Any], on_progress: Callable[[str], None] | None = None
+) -> Plan | None:
     """Checks the options, starts Ray, and tries out what a trial takes; None if the study has all its trials.
 
     Args:
         given: those of the options that stand on the command line.
+        on_progress: is told what is done.
 
     Raises:
         UserError: a mistake, found before any store, folder or run is made.
@@ -70,7 +73,7 @@ def make_plan(options: SearchOptions, given: Mapping[str, Any]) -> Plan | None:
     if old is None and options.name is not None:
         _check_unused(storage, options.name)
     if old is None:
-        return _plan(storage, options, None, None)
+        return _plan(storage, options, None, None, on_progress)
     folder = StudyFolder(storage.folder, old.name)
     check_not_held_elsewhere(storage, folder.lock, f"study {old.name}")
     lock = StudyLock(folder.lock)
@@ -78,23 +81,33 @@ def make_plan(options: SearchOptions, given: Mapping[str, Any]) -> Plan | None:
     try:
         _mirror(storage, folder).fetch()
         mend(folder.journal)
-        plan = _plan(storage, options, old, lock)
+        plan = _plan(storage, options, old, lock, on_progress)
         return plan
     finally:
         if plan is None:
             lock.release()
 
 
-def _plan(storage: Storage, options: SearchOptions, old: StudyConfig | None, lock: StudyLock | None) -> Plan | None:
-    uri = tracking_uri(options.tracking_uri or _unless_hidden(old.tracking_uri if old else None))
+def _plan(
+    storage: Storage,
+    options: SearchOptions,
+    old: StudyConfig | None,
+    lock: StudyLock | None,
+    on_progress: Callable[[str], None] | None,
+) -> Plan | None:
+    home = StudyFolder(storage.folder, old.name).path if old else storage.folder
+    uri = tracking_uri(options.tracking_uri or recalled(old.tracking_uri if old else None, home))
     _check_tracking(uri, must_answer=old is None or options.tracking_uri is not None)
-    database = options.optuna_storage or _unless_hidden(old.optuna_storage if old else None)
+    database = options.optuna_storage or recalled(old.optuna_storage if old else None, home)
     database = absolute(database) if database else None
     if database is not None:
         check_database(database)
     if old is not None and _is_settled(storage, old, options, database):
         return None
-    corpus = load_corpus(old.training.corpus if old else options.corpus)
+    if old is None:
+        corpus = load_corpus(options.corpus, on_progress)
+    else:
+        corpus = load_corpus(old.training.corpus, on_progress, old.corpus_sha256)
     if old is not None and old.corpus_sha256 != corpus.sha256:
         raise UserError(f"corpus {old.training.corpus} has changed since the study began: put its old text back")
     if old is None and options.preset is not None:
@@ -103,7 +116,7 @@ def _plan(storage: Storage, options: SearchOptions, old: StudyConfig | None, loc
     check_nodes(storage, uri)
     on_cpu = old is not None and old.device == "cpu"
     gpus = (0 if on_cpu else cluster_gpus()) if options.gpus is None else options.gpus
-    config = old or _new_config(options, gpus, corpus, uri, database)
+    config = old or _new_config(options, storage, gpus, corpus, uri, database)
     config = replace(config, trials=options.trials or config.trials)
     check_fits(config.training, corpus)
     slots = share_out(gpus, options.trials_per_gpu, config.trials, fixed=options.gpus is not None)
@@ -165,6 +178,7 @@ def _old_config(storage: Storage, options: SearchOptions, given: Mapping[str, An
     is_now = asdict(options) | {"corpus": corpus_id(options.corpus)}
     is_now["optuna_storage"] = absolute(options.optuna_storage or "")
     was = asdict(old) | {"corpus": old.training.corpus, "steps": old.training.steps}
+    was["optuna_storage"] = recalled(old.optuna_storage, folder.path) or old.optuna_storage
     for name in given:
         if name not in MACHINE_FIELDS and HIDDEN != was[name] != is_now[name]:
             raise UserError(
@@ -179,10 +193,6 @@ def _old_config(storage: Storage, options: SearchOptions, given: Mapping[str, An
 
 def _mirror(storage: Storage, folder: StudyFolder) -> Mirror:
     return Mirror(storage, folder.path, skip=folder.NOT_THE_DRIVERS)
-
-
-def _unless_hidden(uri: str | None) -> str | None:
-    return None if uri == HIDDEN else uri
 
 
 def _check_unused(storage: Storage, name: str) -> None:
@@ -200,13 +210,17 @@ def _is_settled(storage: Storage, old: StudyConfig, options: SearchOptions, data
     return len(finished(study)) >= (options.trials or old.trials) and is_settled(folder.spool)
 
 
-def _new_config(options: SearchOptions, gpus: int, corpus: Corpus, uri: str, database: str | None) -> StudyConfig:
+def _new_config(
+    options: SearchOptions, storage: Storage, gpus: int, corpus: Corpus, uri: str, database: str | None
+) -> StudyConfig:
     name = options.preset or ("shakespeare_char" if gpus else "laptop")
+    study = options.name or f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    home = None if storage.is_remote else StudyFolder(storage.folder, study).path
     training = _training(options, name)
     interval = training.eval_interval  # ASHA looks at evaluations
     grace = max(interval, math.floor(PRESETS[name].grace_share * training.steps / interval) * interval)
     return StudyConfig(
-        name=options.name or f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}",
+        name=study,
         space=options.space,
         preset=name,
         trials=options.trials or PRESETS[name].trials,
@@ -215,8 +229,8 @@ def _new_config(options: SearchOptions, gpus: int, corpus: Corpus, uri: str, dat
         seed=options.seed,
         grace_steps=min(grace, training.steps),
         corpus_sha256=corpus.sha256,
-        tracking_uri=kept(uri),
-        optuna_storage=kept(database),
+        tracking_uri=kept(uri, home),
+        optuna_storage=kept(database, home),
         device="cpu",  # until it is tried out
         training=training,
     )

@@ -12,9 +12,10 @@ from rich.console import Console
 
 from study.base.errors import first_line
 from study.base.names import CHECKPOINT, PARENT_RUN
+from study.base.output import printable
 from study.base.provenance import facts
 from study.base.ranking import best_first
-from study.base.uris import redacted
+from study.base.uris import redacted, sqlite_path, sqlite_uri, web_address
 from study.engine.cluster import stop_ray
 from study.engine.display import best_trials, describe
 from study.engine.runner import Stop
@@ -24,6 +25,7 @@ from study.records.study_layout import StudyFolder
 from study.records.trial_table import table
 from study.search.plan import Plan
 from study.search.winner import winning_file, write_sample
+from study.tracking.client import is_ui_default
 from study.tracking.deadline import SEND_SECONDS, SEND_SECONDS_INTERRUPTED
 from study.tracking.view import view_path
 from study.tracking.writer import StudyWriter
@@ -72,18 +74,17 @@ def finish(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Consol
             console,
         )
         _say(console, f"The winner writes:\n{sample.strip()[:300]}\n")
-        python = _relative(Path(sys.executable))
-        _say(console, f"best schedule    {_relative(folder.best_schedule)}")
-        _say(console, f"train with it    {python} -m study.train --schedule {_relative(folder.best_schedule)}")
+        best = _relative(folder.best_schedule)
+        _say(console, f"best schedule    {best}")
+        _say(console, f"train with it    {_command('-m', 'study.train', '--schedule', best)}")
         _say(console, f"see the trials   {_ui(plan.uri, writer.experiment_id or '')}")
     if report is not None:
         _say(console, f"report           {_relative(report)}")
     if not whole:
-        resume = f"{_relative(Path(sys.executable))} -m study.search --name {config.name} --resume"
+        resume = ["-m", "study.search", "--name", config.name, "--resume"]
         if plan.storage.uri != str(Path("studies").absolute()):
-            storage = plan.storage.uri if plan.storage.is_remote else _relative(Path(plan.storage.uri))
-            resume += f" --storage {shlex.quote(storage)}"
-        _say(console, f"{len(trials)} of {config.trials} trials have ended. To go on: {resume}")
+            resume += ["--storage", plan.storage.uri if plan.storage.is_remote else _relative(Path(plan.storage.uri))]
+        _say(console, f"{len(trials)} of {config.trials} trials have ended. To go on: {_command(*resume)}")
     if stop.interrupted:
         return 130
     if completed:
@@ -119,7 +120,7 @@ def _write_report(plan: Plan, study: optuna.Study, writer: StudyWriter, console:
         with console.status("making the report"):
             from study.report.write import report_session  # what draws takes seconds to import
 
-            return report_session(plan.config, plan.folder, study, plan.uri, writer)
+            return report_session(plan.config, plan.folder, plan.storage.uri, study, plan.uri, writer)
     except Exception as error:  # the study is over and kept, and study.report can be asked again
         log.warning("the report could not be made: %s: %s", type(error).__name__, error)
         return None
@@ -138,15 +139,21 @@ def _relative(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
+def _command(*arguments: str) -> str:
+    """Returns a command of this Python, as a shell reads it."""
+    return shlex.join([_relative(Path(sys.executable)), *arguments])
+
+
 def _ui(uri: str, experiment_id: str) -> str:
-    if uri.startswith("http"):
-        return redacted(uri).rstrip("/") + view_path(experiment_id)
-    mlflow = "mlflow" if shutil.which("mlflow") else f"{_relative(Path(sys.executable))} -m mlflow"
-    bare = uri == f"sqlite:///{Path('mlflow.db').absolute()}"
-    named = shlex.quote(uri) if redacted(uri) == uri else '"$MLFLOW_TRACKING_URI"'  # it holds a password
-    store = "" if bare else f" --backend-store-uri {named}"
+    if (pages := web_address(uri)) is not None:
+        return pages + view_path(experiment_id)
+    mlflow = "mlflow" if shutil.which("mlflow") else _command("-m", "mlflow")
+    path = sqlite_path(uri)
+    shown = sqlite_uri(Path(_relative(path))) if path is not None else uri
+    named = shlex.quote(shown) if redacted(uri) == uri else '"$MLFLOW_TRACKING_URI"'  # it holds a password
+    store = "" if is_ui_default(uri) else f" --backend-store-uri {named}"
     return f"{mlflow} ui{store}\n                 then open http://127.0.0.1:5000{view_path(experiment_id)}"
 
 
 def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(printable(line), highlight=False, markup=False, soft_wrap=True)

@@ -3,7 +3,10 @@
 import base64
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPException
+from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
@@ -15,21 +18,36 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
-import mlflow
 from mlflow import MlflowClient
 
 from study.base.errors import UserError
-from study.base.uris import absolute, redacted, sqlite_path
+from study.base.uris import absolute, redacted, sqlite_path, sqlite_uri
+from study.tracking.local_store import check_file, follow_artifacts, opened_by_one, uri_for_mlflow
 
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # its errors reach us, and are said in a line
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 ANSWER_SECONDS = 3.0
+DEFAULT = "mlflow.db"
+"""MLflow's default store, a file in the working folder."""
 
 
 def tracking_uri(given: str | None) -> str:
-    """Returns the URI given, or that of MLFLOW_TRACKING_URI, or MLflow's default in the working directory; absolute."""
-    return absolute(given or mlflow.get_tracking_uri())
+    """Returns the URI given, or that of MLFLOW_TRACKING_URI, or of MLflow's default in the working folder; absolute.
+
+    MLflow's own function is not asked for the default: it percent-encodes more than MLflow itself understands, and it
+    gives a folder `mlruns` of an older MLflow, which MLflow refuses.
+    """
+    uri = absolute(given or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(Path(DEFAULT)))
+    if uri.startswith(("http://", "https://")):
+        return uri.partition("#")[0].rstrip("/")  # the address of one of the server's pages, copied from a browser
+    return uri
+
+
+def is_ui_default(uri: str) -> bool:
+    """Whether a plain `mlflow ui` in the working folder shows this store; it prefers a store of an older MLflow."""
+    is_default = sqlite_path(uri) == Path(DEFAULT).absolute()
+    return is_default and not any(Path("mlruns").glob("[0-9]*/meta.yaml"))
 
 
 def check(uri: str, *, create: bool) -> None:
@@ -42,8 +60,7 @@ def check(uri: str, *, create: bool) -> None:
     if path is not None:
         if not create and not path.exists():
             raise UserError(f"there is no MLflow store at {path}: give --tracking-uri, or go to the study's folder")
-        if not path.parent.is_dir():
-            raise UserError(f"tracking URI {redacted(uri)}: there is no folder {path.parent}")
+        check_file(path, write=create)
     elif uri.startswith(("http://", "https://")):
         try:
             for page in ("/health", "/api/2.0/mlflow/experiments/search?max_results=1"):  # the first needs no login
@@ -64,8 +81,16 @@ def check(uri: str, *, create: bool) -> None:
                 f"no MLflow server answers at {redacted(uri)} ({redacted(str(error))}): "
                 "start it, or give another --tracking-uri"
             ) from None
+    elif not urlsplit(uri).scheme or uri.startswith("file:"):
+        if os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in ("true", "1"):
+            raise UserError(
+                f"tracking URI {uri} is a folder, and MLflow no longer writes studies into one: give --tracking-uri "
+                f"sqlite:///{DEFAULT}, or the http:// address of an MLflow server"
+            )
     else:
-        connect(uri)
+        client = connect(uri)
+        with _refused(uri):
+            client.search_experiments(max_results=1)
 
 
 def has_experiment(uri: str, name: str) -> bool:
@@ -76,11 +101,26 @@ def has_experiment(uri: str, name: str) -> bool:
 
 def connect(uri: str) -> MlflowClient:
     """Returns a client of the store at `uri`, which is made if it is an embedded one. Raises UserError."""
+    path = sqlite_path(uri)
+    with _refused(uri):
+        if path is None:
+            return MlflowClient(tracking_uri=uri)
+        with opened_by_one(path), uri_for_mlflow(uri) as understood:
+            client = MlflowClient(tracking_uri=understood)
+            follow_artifacts(path)
+            return client
+
+
+@contextmanager
+def _refused(uri: str) -> Iterator[None]:
     try:
-        return MlflowClient(tracking_uri=uri)
+        yield
     except Exception as error:  # whatever the driver of the store raises, it is the URI that does not work
         reason = redacted((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
-        raise UserError(f"tracking URI {redacted(uri)} cannot be used: {reason}") from None
+        raise UserError(
+            f"tracking URI {redacted(uri)} cannot be used ({reason}): give the http:// address of an MLflow server, or "
+            f"sqlite:///{DEFAULT}"
+        ) from None
 
 
 def _request(uri: str, page: str) -> Request:
@@ -92,7 +132,7 @@ def _request(uri: str, page: str) -> Request:
     password = unquote(parts.password or "") if parts.username else os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
     if user:
         login = base64.b64encode(f"{user}:{password}".encode()).decode()
-        request.add_header("Authorization", f"Basic {login}")
+        request.add_unredirected_header("Authorization", f"Basic {login}")
     elif token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
-        request.add_header("Authorization", f"Bearer {token}")
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
     return request

@@ -15,6 +15,7 @@ from study.base.names import NUMBER, OUTCOME, PARENT, PARENT_RUN, REASON, ROLE, 
 from study.records.storage import Storage
 from study.tracking import view
 from study.tracking.client import connect
+from study.tracking.local_store import artifact_location
 from study.tracking.reader import search_runs
 from study.tracking.spool import Event, TooEarlyError, UselessError
 
@@ -49,7 +50,11 @@ class StudyStore:
         if self.experiment_id is not None:
             return
         experiment = self._client.get_experiment_by_name(self._experiment)
-        experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(self._experiment)
+        if experiment:
+            experiment_id = experiment.experiment_id
+        else:
+            place = artifact_location(self._uri, self._experiment)
+            experiment_id = self._client.create_experiment(self._experiment, place)
         self._client.set_experiment_tag(experiment_id, view.TAG, view.view_tag())
         parents = search_runs(self._client, experiment_id, self._parent)
         found: dict[Key, list[str]] = {PARENT_RUN: [run.info.run_id for run in parents]} if parents else {}

@@ -52,7 +52,7 @@ class Labels:
 
 
 def rows(trainer: Trainer, labels: Labels) -> list[dict[str, Any]]:
-    """Returns one row an evaluation so far; `outcome` is completed in the last one of a run that reached its end."""
+    """Returns one row an evaluation so far; `outcome` is completed in all rows of a run that has reached its end."""
     schedule = trainer.schedule.to_dict()
     common = {
         "study": labels.study,

@@ -6,8 +6,8 @@ import io
 import json
 import logging
 import os
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
@@ -114,7 +114,8 @@ class RunFolder:
         checkpoint = self.resume / f"step-{trainer.step:08d}"
         state = io.BytesIO()  # torch's own writing to a file hides that a disk is full
         torch.save(trainer.state_dict(), state)
-        part = Path(tempfile.mkdtemp(dir=self.resume, prefix=PART))
+        part = self.resume / f"{PART}{secrets.token_hex(8)}"
+        part.mkdir()  # with the user's mask: tempfile would close it to a group that shares the study
         try:
             (part / "state.pt").write_bytes(state.getbuffer())
             manifest = {"state.pt": hashlib.sha256(state.getbuffer()).hexdigest()}

@@ -57,13 +57,31 @@ def read_schedule_file(path: Path) -> ScheduleFile:
     if len(raw) > MAX_BYTES:
         raise UserError(f"schedule file {path} is larger than {MAX_BYTES} bytes: this is no schedule file")
     try:
-        d = yaml.safe_load(raw)
+        d = yaml.load(raw, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none, bad UTF-8
-        raise UserError(f"schedule file {path} is not YAML: {error}") from None
+        problem = getattr(error, "problem", None) or error
+        line = f", line {mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else ""
+        raise UserError(f"schedule file {path}{line}, is not YAML: {problem}") from None
     try:
         return _parse(d)
     except ValueError as error:
         raise UserError(f"schedule file {path}: {error}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as it is defined: a mapping with the same key twice is an error, where PyYAML takes the last of them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Returns a mapping."""
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {short(key.value)} stands twice: leave one out", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _parse(d: Any) -> ScheduleFile:
