@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from study.base.cli import flag
 from study.base.errors import UserError
 from study.confirm.arms import SWEEP_RATES, Arm, Found, best_of_study
 from study.confirm.options import MOST_SEEDS, ConfirmOptions
+from study.records.downloads import download_files
 from study.records.lock import StudyLock
 from study.records.sealed_files import copy_of, read_kept, write_kept
 from study.records.storage import Storage
@@ -78,9 +80,6 @@ class ConfirmationConfig:
 class ConfirmationFolder:
     """The folder of a study's confirmation, in the study's."""
 
-    NOT_THE_DRIVERS = frozenset({"runs", "sweep", "ray"})
-    """What in it the runs' workers keep in the storage themselves, and what is kept nowhere."""
-
     def __init__(self, study: StudyFolder) -> None:
         self.path = study.path / "confirmation"
         self.title = f"the confirmation of study {study.path.name}"
@@ -98,8 +97,13 @@ class ConfirmationFolder:
         return RunFolder(self.path / "sweep" / f"constant-{rate:g}" / f"seed-{seed}")
 
     def mirror(self, storage: Storage) -> Mirror:
-        """Returns what keeps it up to date in an object store."""
-        return Mirror(storage, self.path, skip=self.NOT_THE_DRIVERS)
+        """Returns the queue of its uploads to an object store."""
+        return Mirror(storage, [*self.grown, self.lock])
+
+    @property
+    def grown(self) -> tuple[Path, ...]:
+        """The files that the writer to MLflow appends to all the time."""
+        return self.spool, self.spool.with_suffix(".sent")
 
     def make(self) -> None:
         """Makes the folder. Raises UserError if it cannot be made."""
@@ -140,10 +144,10 @@ def fetch(storage: Storage, study: StudyFolder, folder: ConfirmationFolder) -> S
     check_not_held_elsewhere(storage, folder.lock, folder.title)
     folder.make()
     lock = StudyLock(folder.lock, folder.title)
-    for name in folder.NOT_THE_DRIVERS:
+    for name in ("runs", "sweep", "ray"):
         shutil.rmtree(folder.path / name, ignore_errors=True)
-    storage.fetch_all(path for path in (study.config, copy_of(study.config), study.table) if storage.holds(path))
-    folder.mirror(storage).fetch()
+    own = (folder.config, copy_of(folder.config), folder.path / "verdict.json", *folder.grown)
+    download_files(storage, [study.config, copy_of(study.config), study.table, *own])
     fetch_runs(storage, folder)
     for path in storage.list(folder.path):  # a run of which a checkpoint is left is not over
         if "resume" in path.parts:

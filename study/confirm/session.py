@@ -40,6 +40,7 @@ from study.engine.shared_corpus import SharedCorpus, share
 from study.engine.trial import trainable
 from study.records.lock import StudyLock
 from study.records.optuna_study import KNOWN, SCHEDULE
+from study.records.sealed_files import copy_of
 from study.records.storage import Storage, first_line
 from study.records.uploads import Mirror
 from study.tracking.client import check, tracking_uri
@@ -95,6 +96,7 @@ def confirm_study(
             stop = Stop(None)
             patience = lambda: SEND_SECONDS_INTERRUPTED if stop.interrupted else SEND_SECONDS  # noqa: E731
             with folder.mirror(storage).running(patience) as mirror:
+                mirror.put(folder.config, copy_of(folder.config))
                 session = _Session(config, storage, folder, mirror, shared_corpus, slots, estimate, console)
                 status = session.run(uri, stop)
             if storage.is_remote and mirror.is_whole:
@@ -181,7 +183,9 @@ class _Session:
         writer.flush(self._patience(writer, stop))  # the tables are to name the runs
         results = self._results(sweep, runs, writer)
         verdict = self._judge(results, chosen, same_as)
-        writer.artifacts(PARENT_RUN, [*results.write(folder.path), write_verdict(verdict, folder.path), folder.config])
+        written = [*results.write(folder.path), write_verdict(verdict, folder.path)]
+        self._mirror.put(*written)
+        writer.artifacts(PARENT_RUN, [*written, folder.config])
         show_verdict(verdict, self._console)
         self._say(f"\ntables and verdict.json are in {folder.path}")
         return 1 if verdict["claim"] == "unknown" and not any(arm["n"] for arm in verdict["arms"]) else 0

@@ -11,7 +11,7 @@ import yaml
 from model.checks import short
 from study.base.errors import UserError
 from study.base.files import PART
-from study.records.sealed_files import read_kept, write_kept
+from study.records.sealed_files import copy_of, read_kept, write_kept
 from study.training.config import PRESETS, TrainingConfig
 from study.training.run_folder import RunFolder
 
@@ -58,9 +58,6 @@ class StudyConfig:
 class StudyFolder:
     """The folder of one study, `studies/NAME` or under `--storage`."""
 
-    NOT_THE_DRIVERS = frozenset({"trials", "ray"})
-    """What in it the trials' workers keep in the storage themselves, and what is kept nowhere."""
-
     def __init__(self, storage: Path, name: str) -> None:
         if not NAME.fullmatch(name):
             raise UserError(
@@ -78,6 +75,11 @@ class StudyFolder:
     def trial(self, number: int) -> RunFolder:
         """Returns the folder of a trial, by its Optuna number."""
         return RunFolder(self.path / trial_place(number))
+
+    @property
+    def grown(self) -> tuple[Path, ...]:
+        """The files that libraries write all the time: a resumed study needs them from an object store."""
+        return self.journal, copy_of(self.journal), self.spool, self.spool.with_suffix(".sent")
 
     @property
     def in_use(self) -> bool:

@@ -21,6 +21,7 @@ from study.engine.memory_check import Estimate, check_memory, try_out
 from study.engine.node_checks import check_nodes
 from study.engine.searcher import open_optuna_study
 from study.engine.shared_corpus import SharedCorpus, share
+from study.records.downloads import download_files
 from study.records.journal import mend
 from study.records.lock import StudyLock
 from study.records.optuna_study import check_database, finished, open_database, open_storage
@@ -76,7 +77,7 @@ def make_plan(options: SearchOptions, given: Mapping[str, Any]) -> Plan | None:
     lock = StudyLock(folder.lock)
     plan = None
     try:
-        _mirror(storage, folder).fetch()
+        download_files(storage, folder.grown)
         mend(folder.journal)
         plan = _plan(storage, options, old, lock)
         return plan
@@ -129,7 +130,7 @@ def _plan(storage: Storage, options: SearchOptions, old: StudyConfig | None, loc
         config=config,
         storage=storage,
         folder=folder,
-        mirror=_mirror(storage, folder),
+        mirror=Mirror(storage, [*folder.grown, folder.lock]),
         corpus=corpus,
         shared_corpus=shared_corpus,
         slots=slots,
@@ -175,10 +176,6 @@ def _old_config(storage: Storage, options: SearchOptions, given: Mapping[str, An
     if old.optuna_storage == HIDDEN and not options.optuna_storage:
         raise UserError("the --optuna-storage of the study held a password, which is not kept: give it again")
     return old
-
-
-def _mirror(storage: Storage, folder: StudyFolder) -> Mirror:
-    return Mirror(storage, folder.path, skip=folder.NOT_THE_DRIVERS)
 
 
 def _unless_hidden(uri: str | None) -> str | None:

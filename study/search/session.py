@@ -16,6 +16,7 @@ from study.engine.searcher import StudySearcher, ask_known_good_first, open_optu
 from study.engine.trial import Job, trainable
 from study.records.lock import StudyLock
 from study.records.optuna_study import finished, open_storage
+from study.records.sealed_files import copy_of
 from study.records.storage import first_line
 from study.search.plan import Plan
 from study.search.results import bring_evaluations, finish
@@ -54,6 +55,7 @@ def _run(plan: Plan, console: Console) -> int:
     folder.write_config(config)
     stop = Stop(plan.time_budget)
     with plan.mirror.running(lambda: SEND_SECONDS_INTERRUPTED if stop.interrupted else SEND_SECONDS):
+        plan.mirror.put(folder.config, copy_of(folder.config))
         status = _run_session(plan, console, stop)
     if plan.storage.is_remote and plan.mirror.is_whole:
         with suppress(OSError):  # then a session elsewhere waits a little, no more
