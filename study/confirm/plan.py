@@ -21,7 +21,7 @@ from study.records.lock import StudyLock
 from study.records.sealed_files import copy_of, read_kept, write_kept
 from study.records.storage import Storage
 from study.records.study_layout import StudyConfig, StudyFolder
-from study.records.uploads import Mirror, check_not_held_elsewhere
+from study.records.uploads import Mirror
 from study.training.config import TrainingConfig
 from study.training.measures import FILE
 from study.training.run_folder import RunFolder
@@ -98,7 +98,7 @@ class ConfirmationFolder:
 
     def mirror(self, storage: Storage) -> Mirror:
         """Returns the queue of its uploads to an object store."""
-        return Mirror(storage, [*self.grown, self.lock])
+        return Mirror(storage, self.grown)
 
     @property
     def grown(self) -> tuple[Path, ...]:
@@ -141,9 +141,8 @@ def fetch(storage: Storage, study: StudyFolder, folder: ConfirmationFolder) -> S
         return None
     if not storage.holds(study.config):
         raise UserError(f"there is no study {study.path.name} in {storage.uri}: see --study and --storage")
-    check_not_held_elsewhere(storage, folder.lock, folder.title)
     folder.make()
-    lock = StudyLock(folder.lock, folder.title)
+    lock = StudyLock(folder.lock, folder.title, storage)
     for name in ("runs", "sweep", "ray"):
         shutil.rmtree(folder.path / name, ignore_errors=True)
     own = (folder.config, copy_of(folder.config), folder.path / "verdict.json", *folder.grown)

@@ -90,19 +90,15 @@ def confirm_study(
     if estimate.device != config.device:
         raise UserError(f"study {config.study} trained on {config.device}, and here is {estimate.device}: see --gpus")
     folder.make()
-    with lock or StudyLock(folder.lock, folder.title):
+    with lock or StudyLock(folder.lock, folder.title) as held:
         try:
             folder.write_config(config)
             stop = Stop(None)
             patience = lambda: SEND_SECONDS_INTERRUPTED if stop.interrupted else SEND_SECONDS  # noqa: E731
-            with folder.mirror(storage).running(patience) as mirror:
+            with folder.mirror(storage).running(patience, held.check_in_store) as mirror:
                 mirror.put(folder.config, copy_of(folder.config))
                 session = _Session(config, storage, folder, mirror, shared_corpus, slots, estimate, console)
-                status = session.run(uri, stop)
-            if storage.is_remote and mirror.is_whole:
-                with suppress(OSError):  # then a session elsewhere waits a little, no more
-                    storage.delete(folder.lock)
-            return status
+                return session.run(uri, stop)
         except Exception as error:
             disk = disk_error(error)
             what = f"{folder.path} cannot be written: {disk}" if disk else str(error)

@@ -66,8 +66,7 @@ class Storage:
         """Writes a file of a new name, for other nodes to look for."""
         path = self.folder / f".mark-{uuid.uuid4().hex}"
         if self.is_remote:
-            with self._store.open_output_stream(self._at(path)) as file:
-                file.write(b"seen")
+            self.write(path, b"seen")
         else:
             self._is_new = not self.folder.exists()
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -115,6 +114,11 @@ class Storage:
             return bytes(self._store.open_input_stream(self._at(path)).read())
         except FileNotFoundError:
             return None
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Writes a small file into the object store."""
+        with self._store.open_output_stream(self._at(path)) as file:
+            file.write(content)
 
     def send(self, file: IO[bytes], path: Path, size: int) -> None:
         """Copies an open file of a size to the object store; others see it whole or not at all.

@@ -1,9 +1,7 @@
 """Sends files of a study or a run to an object store, while the study goes on."""
 
-import json
 import logging
 import os
-import platform
 import shutil
 import tempfile
 import threading
@@ -26,8 +24,6 @@ SHARE = 0.2
 """The share of the time that uploads may take when no one waits for them."""
 WORKER_SECONDS = 60.0
 """A worker may still write for so long after its end; it gives up before."""
-HELD_SECONDS = 30.0
-"""A session on another machine is dead if its lock in the store does not change for so long."""
 _idle = threading.Event()
 _idle.set()
 _ORDER = ("metrics.jsonl", "state.pt", "manifest.json")
@@ -63,11 +59,16 @@ class Mirror:
         self._removals: dict[Path, float] = {}  # when each folder may be removed, by `time.monotonic`
         self._changed = threading.Condition()
         self._asked = self._done = 0
+        self._check: Callable[[], None] | None = None
         self._ending = self._closing = self._failing = False
 
     @contextmanager
-    def running(self, patience: Callable[[], float]) -> Iterator["Mirror"]:
-        """Uploads while the context lasts. At its end, waits at most `patience()` seconds for the rest."""
+    def running(self, patience: Callable[[], float], check: Callable[[], None] | None = None) -> Iterator["Mirror"]:
+        """Uploads while the context lasts. At its end, waits at most `patience()` seconds for the rest.
+
+        `check` is called before anything in the store is changed; it does not return if this process must not.
+        """
+        self._check = check
         if not self._storage.is_remote:
             yield self
             return
@@ -82,11 +83,6 @@ class Mirror:
                 self._closing = True
                 self._changed.notify_all()
             thread.join(min(seconds, RETRY_SECONDS))
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the store has everything that it was last asked to take."""
-        return not self._storage.is_remote or self._done >= self._asked
 
     def put(self, *paths: Path) -> None:
         """Queues files for upload as they are now. A later `put` of the same file replaces an earlier one."""
@@ -157,6 +153,8 @@ class Mirror:
             self._queue.clear()
             due = [path for path, when in self._removals.items() if self._ending or time.monotonic() >= when]
         try:
+            if self._check is not None and (taken or due):
+                self._check()
             for path, upload in list(taken.items()):
                 upload.file.seek(0)
                 self._storage.send(upload.file, path, upload.size)
@@ -245,21 +243,6 @@ def open_copy(uri: str, study: str, names: frozenset[str]) -> Iterator[StudyFold
 def wait_until_sent() -> None:
     """Waits until no trial of this process has anything left to send."""
     _idle.wait(WORKER_SECONDS)
-
-
-def check_not_held_elsewhere(storage: Storage, lock: Path, what: str) -> None:
-    """Raises UserError if a session on another machine goes on counting in its lock of `what` in an object store."""
-    if not storage.is_remote or not (holder := storage.read(lock)):
-        return
-    who = json.loads(holder)
-    deadline = time.monotonic() + (HELD_SECONDS if who.get("host") != platform.node() else 0)
-    while time.monotonic() < deadline:
-        time.sleep(2)  # between two looks at what another machine writes
-        if storage.read(lock) not in (holder, None):
-            raise UserError(
-                f"{what} is being run by process {who.get('pid')} on {who.get('host')} since "
-                f"{who.get('since')}: wait until it ends, or stop it first"
-            )
 
 
 def _rank(path: Path) -> tuple[int, str]:

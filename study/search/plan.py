@@ -3,7 +3,6 @@
 import logging
 import math
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -28,7 +27,7 @@ from study.records.optuna_study import check_database, finished, open_database, 
 from study.records.sealed_files import copy_of
 from study.records.storage import Storage
 from study.records.study_layout import StudyConfig, StudyFolder
-from study.records.uploads import Mirror, check_not_held_elsewhere
+from study.records.uploads import Mirror
 from study.search.options import MACHINE_FIELDS, SearchOptions
 from study.tracking.client import check, has_experiment, tracking_uri
 from study.tracking.writer import is_settled
@@ -67,17 +66,23 @@ def make_plan(options: SearchOptions, given: Mapping[str, Any]) -> Plan | None:
     """
     storage = Storage(options.storage)
     storage.check()
-    old = _old_config(storage, options, given) if options.resume else None
-    if old is None and options.name is not None:
-        _check_unused(storage, options.name)
-    if old is None:
+    if not options.resume:
+        if options.name is not None:
+            _check_unused(storage, options.name)
         return _plan(storage, options, None, None)
-    folder = StudyFolder(storage.folder, old.name)
-    check_not_held_elsewhere(storage, folder.lock, f"study {old.name}")
-    lock = StudyLock(folder.lock)
+    assert options.name is not None  # SearchOptions checks it
+    folder = StudyFolder(storage.folder, options.name)
+    if storage.is_remote:
+        if not storage.holds(folder.config):
+            raise UserError(f"there is no study {options.name} in {storage.uri} to go on with: leave --resume out")
+        folder.make()
+    elif not (folder.config.exists() or copy_of(folder.config).exists()):
+        folder.read_config()  # says that there is none
+    lock = StudyLock(folder.lock, storage=storage)
     plan = None
     try:
-        download_files(storage, folder.grown)
+        download_files(storage, [folder.config, copy_of(folder.config), *folder.grown])
+        old = _old_config(folder, options, given)
         mend(folder.journal)
         plan = _plan(storage, options, old, lock)
         return plan
@@ -124,13 +129,11 @@ def _plan(storage: Storage, options: SearchOptions, old: StudyConfig | None, loc
     if old is None and has_experiment(uri, config.name):
         raise _in_use(config.name, f"an MLflow experiment at {redacted(uri)}")
     folder = StudyFolder(storage.folder, config.name)
-    if old is None and storage.is_remote:
-        shutil.rmtree(folder.path, ignore_errors=True)  # a copy of a study that the store no longer has
     return Plan(
         config=config,
         storage=storage,
         folder=folder,
-        mirror=Mirror(storage, [*folder.grown, folder.lock]),
+        mirror=Mirror(storage, folder.grown),
         corpus=corpus,
         shared_corpus=shared_corpus,
         slots=slots,
@@ -152,13 +155,7 @@ def _check_tracking(uri: str, must_answer: bool) -> None:
         log.warning("%s: the study goes on, and what MLflow should have is kept on disk", str(error).partition(" (")[0])
 
 
-def _old_config(storage: Storage, options: SearchOptions, given: Mapping[str, Any]) -> StudyConfig:
-    assert options.name is not None  # SearchOptions checks it
-    folder = StudyFolder(storage.folder, options.name)
-    if storage.is_remote:
-        if not storage.holds(folder.config):
-            raise UserError(f"there is no study {options.name} in {storage.uri} to go on with: leave --resume out")
-        storage.fetch_all(path for path in (folder.config, copy_of(folder.config)) if storage.holds(path))
+def _old_config(folder: StudyFolder, options: SearchOptions, given: Mapping[str, Any]) -> StudyConfig:
     old = folder.read_config()
     if old.space not in SPACES:
         raise UserError(f"study {old.name} has the space {old.space!r:.60}, and there are {', '.join(SPACES)} only")
@@ -184,7 +181,7 @@ def _unless_hidden(uri: str | None) -> str | None:
 
 def _check_unused(storage: Storage, name: str) -> None:
     folder = StudyFolder(storage.folder, name)
-    if storage.holds(folder.path) if storage.is_remote else folder.in_use:
+    if folder.in_use(storage):
         raise _in_use(name, f"it is in {storage.uri}" if storage.is_remote else f"the folder {folder.path}")
     existing = next(parent for parent in folder.path.parents if parent.exists())
     if not os.access(existing, os.W_OK):

@@ -36,9 +36,9 @@ def run_session(plan: Plan, console: Console) -> int:
         WorldError: if the disk is full or gone; --resume goes on.
     """
     plan.folder.make()
-    with plan.lock or _first_lock(plan):
+    with plan.lock or _first_lock(plan) as lock:
         try:
-            return _run(plan, console)
+            return _run(plan, lock, console)
         except Exception as error:
             if (disk := disk_error(error)) is not None:
                 raise WorldError(_cannot_write(plan, f"{plan.folder.path} cannot be written: {disk}")) from None
@@ -50,17 +50,15 @@ def run_session(plan: Plan, console: Console) -> int:
             raise
 
 
-def _run(plan: Plan, console: Console) -> int:
+def _run(plan: Plan, lock: StudyLock, console: Console) -> int:
     config, folder = plan.config, plan.folder
+    folder.clear_unfinished()
     folder.write_config(config)
     stop = Stop(plan.time_budget)
-    with plan.mirror.running(lambda: SEND_SECONDS_INTERRUPTED if stop.interrupted else SEND_SECONDS):
+    patience = lambda: SEND_SECONDS_INTERRUPTED if stop.interrupted else SEND_SECONDS  # noqa: E731
+    with plan.mirror.running(patience, lock.check_in_store):
         plan.mirror.put(folder.config, copy_of(folder.config))
-        status = _run_session(plan, console, stop)
-    if plan.storage.is_remote and plan.mirror.is_whole:
-        with suppress(OSError):  # then a session elsewhere waits a little, no more
-            plan.storage.delete(folder.lock)
-    return status
+        return _run_session(plan, console, stop)
 
 
 def _run_session(plan: Plan, console: Console, stop: Stop) -> int:
@@ -94,10 +92,15 @@ def _run_session(plan: Plan, console: Console, stop: Stop) -> int:
 
 
 def _first_lock(plan: Plan) -> StudyLock:
-    lock = StudyLock(plan.folder.lock)
-    if plan.folder.in_use:  # since the plan was made
+    lock = StudyLock(plan.folder.lock, storage=plan.storage)
+    try:
+        if plan.folder.in_use(plan.storage):  # since the plan was made
+            raise UserError(f"--name {plan.config.name} has just been taken: add --resume, or give another name")
+        if plan.storage.is_remote:
+            plan.folder.clear()  # it may be a copy of a study that the store no longer has
+    except BaseException:
         lock.release()
-        raise UserError(f"--name {plan.config.name} has just been taken: add --resume, or give another name")
+        raise
     return lock
 
 
