@@ -14,11 +14,11 @@ import yaml
 from model.schedules import Constant, Schedule
 from study.base.cli import flag
 from study.base.errors import UserError
+from study.base.sealed_files import copy_of, read_kept, write_kept
 from study.confirm.arms import SWEEP_RATES, Arm, Found, best_of_study
 from study.confirm.options import MOST_SEEDS, ConfirmOptions
 from study.records.downloads import download_files
 from study.records.lock import StudyLock
-from study.records.sealed_files import copy_of, read_kept, write_kept
 from study.records.storage import Storage
 from study.records.study_layout import StudyConfig, StudyFolder
 from study.records.uploads import Mirror

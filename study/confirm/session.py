@@ -13,6 +13,7 @@ from rich.console import Console
 from study.base.errors import UserError, WorldError, disk_error
 from study.base.names import PARENT_RUN, Role
 from study.base.provenance import facts
+from study.base.sealed_files import copy_of
 from study.base.uris import HIDDEN
 from study.confirm.arms import BASELINE, Arm, arms
 from study.confirm.options import ConfirmOptions
@@ -40,7 +41,6 @@ from study.engine.shared_corpus import SharedCorpus, share
 from study.engine.trial import trainable
 from study.records.lock import StudyLock
 from study.records.optuna_study import KNOWN, SCHEDULE
-from study.records.sealed_files import copy_of
 from study.records.storage import Storage, first_line
 from study.records.uploads import Mirror
 from study.tracking.client import check, tracking_uri
@@ -100,6 +100,9 @@ def confirm_study(
                 session = _Session(config, storage, folder, mirror, shared_corpus, slots, estimate, console)
                 return session.run(uri, stop)
         except Exception as error:
+            if storage.is_remote and not folder.lock.exists():
+                what = f"{folder.path}, a copy on this machine, was removed while the confirmation ran"
+                raise WorldError(f"{what}: nothing is lost; give the same command again") from None
             disk = disk_error(error)
             what = f"{folder.path} cannot be written: {disk}" if disk else str(error)
             if disk is not None or isinstance(error, WorldError):

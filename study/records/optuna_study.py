@@ -1,5 +1,6 @@
 """The Optuna study that says which trials exist and how each ended: where it is stored, and its own terms."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -8,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from study.base.errors import UserError
 from study.base.names import Outcome
 from study.base.uris import redacted, sqlite_path
-from study.records.journal import KeptJournal
+from study.records.journal import open_journal
 
 METRIC = "best_val_loss"
 """What Optuna minimises and ASHA compares, at equal steps."""
@@ -21,9 +22,14 @@ SCHEDULE, KNOWN, REASON = "schedule", "known_good", "reason"
 """User attributes of an Optuna trial: its schedule's dict, what a known good one is called, why it failed."""
 
 
-def open_storage(database: str | None, journal: Path) -> optuna.storages.BaseStorage:
-    """Opens the storage of an Optuna study: a database by its URL, or the journal in the study's folder."""
-    return optuna.storages.JournalStorage(KeptJournal(journal)) if database is None else open_database(database)
+def open_storage(
+    database: str | None, journal: Path, check: Callable[[], None] | None = None
+) -> optuna.storages.BaseStorage:
+    """Opens the storage of an Optuna study: a database by its URL, or the journal in the study's folder.
+
+    `check` is called before each write to the journal; it does not return if another session holds the study's lock.
+    """
+    return open_journal(journal, check) if database is None else open_database(database)
 
 
 def open_database(url: str) -> optuna.storages.BaseStorage:

@@ -11,8 +11,8 @@ import yaml
 from model.checks import short
 from study.base.errors import UserError
 from study.base.files import PART
+from study.base.sealed_files import read_kept, write_kept
 from study.records.lock import CLAIMS
-from study.records.sealed_files import copy_of, read_kept, write_kept
 from study.records.storage import Storage
 from study.training.config import PRESETS, TrainingConfig
 from study.training.run_folder import RunFolder
@@ -81,7 +81,7 @@ class StudyFolder:
     @property
     def grown(self) -> tuple[Path, ...]:
         """The files that libraries write all the time: a resumed study needs them from an object store."""
-        return self.journal, copy_of(self.journal), self.spool, self.spool.with_suffix(".sent")
+        return self.journal, self.spool, self.spool.with_suffix(".sent")
 
     def in_use(self, storage: Storage) -> bool:
         """Whether a study, or something else, is there; a session that died before it wrote the config left none."""

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import IO
 
 from study.base.errors import UserError
+from study.base.sealed_files import MANIFEST
 from study.records.downloads import RETRY_SECONDS, download_folder
 from study.records.storage import APPENDED, Storage, first_line
 from study.records.study_layout import StudyFolder
-from study.training.run_folder import RunFolder
+from study.training.run_folder import STATE, RunFolder
 
 log = logging.getLogger(__name__)
 PAUSE_SECONDS = 1.0
@@ -26,7 +27,7 @@ WORKER_SECONDS = 60.0
 """A worker may still write for so long after its end; it gives up before."""
 _idle = threading.Event()
 _idle.set()
-_ORDER = ("metrics.jsonl", "state.pt", "manifest.json")
+_ORDER = ("metrics.jsonl", STATE, MANIFEST)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import optuna
 from search_spaces import SPACES
 from study.base.cli import flag
 from study.base.errors import UserError
+from study.base.sealed_files import copy_of
 from study.base.uris import HIDDEN, absolute, kept, redacted
 from study.corpus import Corpus, corpus_id, load_corpus
 from study.engine.cluster import Slots, cluster_gpus, share_out, start_ray
@@ -21,10 +22,9 @@ from study.engine.node_checks import check_nodes
 from study.engine.searcher import open_optuna_study
 from study.engine.shared_corpus import SharedCorpus, share
 from study.records.downloads import download_files
-from study.records.journal import mend
+from study.records.journal import repair
 from study.records.lock import StudyLock
 from study.records.optuna_study import check_database, finished, open_database, open_storage
-from study.records.sealed_files import copy_of
 from study.records.storage import Storage
 from study.records.study_layout import StudyConfig, StudyFolder
 from study.records.uploads import Mirror
@@ -83,7 +83,7 @@ def make_plan(options: SearchOptions, given: Mapping[str, Any]) -> Plan | None:
     try:
         download_files(storage, [folder.config, copy_of(folder.config), *folder.grown])
         old = _old_config(folder, options, given)
-        mend(folder.journal)
+        repair(folder.journal)
         plan = _plan(storage, options, old, lock)
         return plan
     finally:

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from study.base.errors import UserError, WorldError, disk_error
 from study.base.provenance import facts
+from study.base.sealed_files import copy_of
 from study.engine.cluster import Room
 from study.engine.display import Display, duration
 from study.engine.early_stopping import SparingASHA
@@ -16,7 +17,6 @@ from study.engine.searcher import StudySearcher, ask_known_good_first, open_optu
 from study.engine.trial import Job, trainable
 from study.records.lock import StudyLock
 from study.records.optuna_study import finished, open_storage
-from study.records.sealed_files import copy_of
 from study.records.storage import first_line
 from study.search.plan import Plan
 from study.search.results import bring_evaluations, finish
@@ -40,6 +40,9 @@ def run_session(plan: Plan, console: Console) -> int:
         try:
             return _run(plan, lock, console)
         except Exception as error:
+            if plan.storage.is_remote and not plan.folder.lock.exists():
+                what = f"{plan.folder.path}, the study's copy on this machine, was removed while the study ran"
+                raise WorldError(_go_on(plan, what)) from None
             if (disk := disk_error(error)) is not None:
                 raise WorldError(_cannot_write(plan, f"{plan.folder.path} cannot be written: {disk}")) from None
             if isinstance(error, WorldError):
@@ -58,12 +61,13 @@ def _run(plan: Plan, lock: StudyLock, console: Console) -> int:
     patience = lambda: SEND_SECONDS_INTERRUPTED if stop.interrupted else SEND_SECONDS  # noqa: E731
     with plan.mirror.running(patience, lock.check_in_store):
         plan.mirror.put(folder.config, copy_of(folder.config))
-        return _run_session(plan, console, stop)
+        return _run_session(plan, lock, console, stop)
 
 
-def _run_session(plan: Plan, console: Console, stop: Stop) -> int:
+def _run_session(plan: Plan, lock: StudyLock, console: Console, stop: Stop) -> int:
     config, folder = plan.config, plan.folder
-    study = open_optuna_study(open_storage(plan.database, folder.journal), config.name, config.sampler, config.seed)
+    storage = open_storage(plan.database, folder.journal, lock.check)
+    study = open_optuna_study(storage, config.name, config.sampler, config.seed)
     ask_known_good_first(study, config.space)
     ended = len(finished(study))
     lacking = config.trials - ended

@@ -21,6 +21,7 @@ from safetensors.torch import load_model, save_model
 from model.gpt import GPT
 from study.base.errors import UserError
 from study.base.files import PART, atomic_path
+from study.base.sealed_files import MANIFEST, check_manifest, write_manifest
 from study.corpus import Corpus
 from study.training.evaluation_rows import METRICS, SCHEMA, Labels, rows
 from study.training.schedule_file import ScheduleFile, read_schedule_file
@@ -29,6 +30,7 @@ from study.training.trainer import Progress, Trainer, gpt_config
 log = logging.getLogger(__name__)
 CHECKPOINT_SHARE = 0.01
 """Of the time, what writing checkpoints may take: a large model's state would stall a fast GPU at every evaluation."""
+STATE = "state.pt"
 KEPT_CHECKPOINTS = 2
 """Checkpoints to resume from: the newest, and the one before it, should the newest be damaged."""
 
@@ -139,15 +141,14 @@ class RunFolder:
         torch.save(trainer.state_dict(), state)
         part = Path(tempfile.mkdtemp(dir=self.resume, prefix=PART))
         try:
-            (part / "state.pt").write_bytes(state.getbuffer())
-            manifest = {"state.pt": hashlib.sha256(state.getbuffer()).hexdigest()}
-            (part / "manifest.json").write_text(json.dumps(manifest))
+            (part / STATE).write_bytes(state.getbuffer())
+            write_manifest(part, {STATE: hashlib.sha256(state.getbuffer()).hexdigest()})
             shutil.rmtree(checkpoint, ignore_errors=True)  # of a continuation that was given up
             part.rename(checkpoint)
         except OSError:
             shutil.rmtree(part, ignore_errors=True)
             raise
-        self.uploads.put(checkpoint / "state.pt", checkpoint / "manifest.json")
+        self.uploads.put(checkpoint / STATE, checkpoint / MANIFEST)
         for old in self._checkpoints()[KEPT_CHECKPOINTS:]:
             self.uploads.remove(old)
 
@@ -159,10 +160,8 @@ class RunFolder:
         """Puts a fresh trainer where the latest good checkpoint was taken; False if there is none."""
         for checkpoint in self._checkpoints():
             try:
-                manifest = json.loads((checkpoint / "manifest.json").read_bytes())
-                if manifest["state.pt"] != _sha256(checkpoint / "state.pt"):
-                    raise ValueError("its checksum differs")
-                state = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
+                check_manifest(checkpoint, STATE)
+                state = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
             except (OSError, ValueError, KeyError, TypeError, UnpicklingError) as error:
                 reason = str(error).partition("\n")[0][:100]
                 log.warning("checkpoint %s is damaged (%s): the one before it is used", checkpoint, reason)
@@ -226,8 +225,3 @@ def _progress(evaluations: list[dict[str, Any]]) -> Progress:
 
 def _line(row: dict[str, Any]) -> bytes:
     return (json.dumps(row) + "\n").encode()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
