@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -23,8 +24,8 @@ from study.training.config import PRESETS
 from study.training.evaluation_rows import Labels
 from study.training.run_folder import RunFolder
 from study.training.trainer import Trainer
-from tests.conftest import run
-from tests.services import KEYS, S3, s3_server
+from tests.conftest import run, start, wait_for_a_trial
+from tests.services import KEYS, S3, s3_server, wait_until
 
 TRAINING = PRESETS["smoke"].training
 
@@ -145,6 +146,21 @@ def test_a_driver_downloads_the_files_that_it_names_and_the_store_decides(storag
         "optuna.journal": "from the store\n",
         "trials.parquet": "left of a session that died\n",
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["../../evil", "a/../../../evil", "/etc/evil", "./evil", "a//evil"])
+def test_a_key_that_leaves_the_folder_is_left_out(
+    server: S3, storage: Storage, tmp_path: Path, caplog: pytest.LogCaptureFixture, key: str
+) -> None:
+    study = storage.folder / "study"
+    storage.write(study / "good", b"1")
+    address = f"{server.endpoint}/{server.bucket}/{tmp_path.name}/study/{key.replace('.', '%2E')}"
+    urllib.request.urlopen(urllib.request.Request(address, data=b"evil", method="PUT")).close()
+    assert storage.list(study) == [study / "good"]
+    assert "evil' in the object store is no path of a file: it is left out" in caplog.text
+    download_folder(storage, study)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["good"]
 
 
 def train(storage: Storage, until: int = TRAINING.steps) -> list[tuple[int, float]]:
@@ -319,3 +335,34 @@ def test_a_study_is_confirmed_reported_and_resumed_where_it_is_kept(
     assert len({path for path in fetched if path.endswith("safetensors")}) <= 2, "the winner's, and the new trial's"
     confirmations = MlflowClient(tracking).search_runs(["1"], "tags.role = 'confirmation_run'", max_results=1000)
     assert {run.info.status for run in confirmations} == {"FINISHED"}
+
+
+@pytest.mark.slow
+def test_whoever_clears_the_local_cache_during_a_run_loses_nothing(storage: Storage, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    tracking = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    settings = KEYS | {"XDG_CACHE_HOME": str(cache), "MLFLOW_TRACKING_URI": tracking}
+    command = ["-u", "-m", "study.search", "--name", "study", "--storage", storage.uri, "--gpus", "0"]
+    new = ["--preset", "smoke", "--steps", "600", "--scheduler", "none", "--trials", "5"]
+    process = start([*command, *new], tmp_path, **settings)
+    try:
+        wait_for_a_trial(process)
+        wait_until(lambda: has_come(storage, StudyFolder(storage.folder, "study").trial(0), 600), "the first trial")
+        before = set(storage.list(storage.folder / "study"))
+        shutil.rmtree(cache / "dynamic-dropout" / "studies")
+        out, err = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert process.returncode == 1, out + err
+    assert len(err.splitlines()) == 1, err
+    assert "was removed while the study ran: nothing that was written is lost; go on with --name study --resume" in err
+    lacking = {path for path in before - set(storage.list(storage.folder / "study")) if "resume" not in path.parts}
+    assert {path.parent.name for path in lacking} <= {"study.locks"}
+    done = run([*command, "--resume"], tmp_path, **settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = MlflowClient(tracking).search_runs(["1"], "tags.role = 'trial'")
+    assert sorted(int(run.data.tags["trial"]) for run in runs) == [0, 1, 2, 3, 4]
+    assert {run.data.tags["outcome"] for run in runs} == {"completed"}
+    for trial in runs:
+        steps = [m.step for m in MlflowClient(tracking).get_metric_history(trial.info.run_id, "val_loss")]
+        assert steps == list(range(0, 601, 10)), "a curve is unbroken, and has no step twice"
