@@ -148,7 +148,6 @@ def test_a_study_loses_a_node_and_gains_another(
         "study.yaml",
         "study.copy.yaml",
         "optuna.journal",
-        "optuna.copy.journal",
         "mlflow.spool",
         "mlflow.sent",
         "best_schedule.yaml",

@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 from selenium.webdriver.chrome.webdriver import WebDriver
 from selenium.webdriver.common.by import By
 
-from study.records.sealed_files import read_kept, write_kept
+from study.base.sealed_files import read_kept, write_kept
 from study.report.style import PALETTE
 from study.training.evaluation_rows import SCHEMA
 from tests.conftest import Study, run, start

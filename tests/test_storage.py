@@ -2,6 +2,9 @@
 
 import json
 import math
+import re
+import shutil
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -12,6 +15,7 @@ from mlflow import MlflowClient
 from model.schedules import Constant
 from study.base.errors import UserError
 from study.corpus import load_corpus
+from study.records.downloads import download_files, download_folder
 from study.records.expected_files import has_come, wait_for_all
 from study.records.storage import Storage
 from study.records.study_layout import StudyFolder, trial_place
@@ -20,8 +24,8 @@ from study.training.config import PRESETS
 from study.training.evaluation_rows import Labels
 from study.training.run_folder import RunFolder
 from study.training.trainer import Trainer
-from tests.conftest import run
-from tests.services import KEYS, S3, s3_server
+from tests.conftest import run, start, wait_for_a_trial
+from tests.services import KEYS, S3, s3_server, wait_until
 
 TRAINING = PRESETS["smoke"].training
 
@@ -69,26 +73,94 @@ def test_a_bucket_that_does_not_exist_is_a_users_mistake(server: S3, storage: St
 
 
 @pytest.mark.slow
-def test_a_folder_and_its_mirror_are_alike(storage: Storage, tmp_path: Path) -> None:
+def test_the_store_gets_what_was_put_and_keeps_it_when_the_local_files_are_gone(
+    storage: Storage, tmp_path: Path
+) -> None:
     study = storage.folder / "study"
     (study / "trials").mkdir(parents=True)
-    (study / "study.yaml").write_text("a: 1")
-    (study / "optuna.journal").write_bytes(b'{"whole": 1}\n{"ha')
-    (study / "trials" / "x").write_text("not mine")
-    (study / ".part-1").write_text("not ready")
-    with Mirror(storage, study, skip=frozenset({"trials"})).running(lambda: 60) as mirror:
+    config, journal, table = study / "study.yaml", study / "optuna.journal", study / "table"
+    config.write_text("a: 1")
+    journal.write_bytes(b'{"whole": 1}\n{"ha')
+    (study / "trials" / "x").write_text("another's")
+    with Mirror(storage, [journal]).running(lambda: 60) as mirror:
+        mirror.put(config)
         assert mirror.flush(60)
-        (study / "table").write_text("1")
-        (study / "study.yaml").write_text("a: 2")
+        config.write_text("a: 2")
+        table.write_text("1")
+        mirror.put(config, table)
+        with journal.open("ab") as file:
+            file.write(b'lf": 2}\n')
         assert mirror.flush(60)
-        (study / "table").unlink()
+        config.write_text("a: 3")  # no one has put it
+        shutil.rmtree(study)
+        study.mkdir()
+        journal.write_bytes(b'{"a torso of the journal, much longer than it was before, of the same name": 3}\n')
+        assert mirror.flush(60)
     there = elsewhere(storage, tmp_path)
     copy = there.folder / "study"
-    Mirror(there, copy).fetch()
+    download_folder(there, copy)
     assert {path.name: path.read_text() for path in copy.rglob("*") if path.is_file()} == {
         "study.yaml": "a: 2",
-        "optuna.journal": '{"whole": 1}\n',
+        "optuna.journal": '{"whole": 1}\n{"half": 2}\n',
+        "table": "1",
     }
+
+
+@pytest.mark.slow
+def test_a_folder_is_removed_from_the_store_when_this_is_asked_and_the_delay_is_over(storage: Storage) -> None:
+    study = storage.folder / "study"
+    names = ("run/resume/step-1/state.pt", "run/resume/step-1/manifest.json", "run/resume-2", "other/resume/x")
+    for path in (paths := [study / name for name in names]):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("1")
+    with Mirror(storage, delay=600).running(lambda: 60) as mirror:
+        mirror.put(*paths)
+        assert mirror.flush(60)
+        mirror.remove(study / "run" / "resume")
+        mirror.remove(study / "other")
+        assert not (study / "run" / "resume").exists()
+        assert mirror.flush(60)
+        assert set(storage.list(study)) == set(paths), "a worker may still write there"
+        paths[3].parent.mkdir(parents=True)
+        paths[3].write_text("2")
+        mirror.put(paths[3])  # it is written anew
+    assert set(storage.list(study)) == {paths[2], paths[3]}
+    assert storage.read(paths[3]) == b"2"
+
+
+@pytest.mark.slow
+def test_a_driver_downloads_the_files_that_it_names_and_the_store_decides(storage: Storage, tmp_path: Path) -> None:
+    study = storage.folder / "study"
+    (study / "trials" / "00000").mkdir(parents=True)
+    names = ("optuna.journal", "report.html", "trials/00000/model.safetensors")
+    for name in names:
+        (study / name).write_text("from the store\n")
+    with Mirror(storage).running(lambda: 60) as mirror:
+        mirror.put(*(study / name for name in names))
+    folder = StudyFolder(elsewhere(storage, tmp_path).folder, "study")
+    folder.path.mkdir(parents=True)
+    for path in (folder.journal, folder.spool, folder.table):
+        path.write_text("left of a session that died\n")
+    download_files(elsewhere(storage, tmp_path), folder.grown)
+    assert {path.name: path.read_text() for path in folder.path.rglob("*") if path.is_file()} == {
+        "optuna.journal": "from the store\n",
+        "trials.parquet": "left of a session that died\n",
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["../../evil", "a/../../../evil", "/etc/evil", "./evil", "a//evil"])
+def test_a_key_that_leaves_the_folder_is_left_out(
+    server: S3, storage: Storage, tmp_path: Path, caplog: pytest.LogCaptureFixture, key: str
+) -> None:
+    study = storage.folder / "study"
+    storage.write(study / "good", b"1")
+    address = f"{server.endpoint}/{server.bucket}/{tmp_path.name}/study/{key.replace('.', '%2E')}"
+    urllib.request.urlopen(urllib.request.Request(address, data=b"evil", method="PUT")).close()
+    assert storage.list(study) == [study / "good"]
+    assert "evil' in the object store is no path of a file: it is left out" in caplog.text
+    download_folder(storage, study)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["good"]
 
 
 def train(storage: Storage, until: int = TRAINING.steps) -> list[tuple[int, float]]:
@@ -143,8 +215,9 @@ def test_a_store_that_is_away_holds_up_nothing_and_lacks_nothing_later(
     study = storage.folder / "study"
     study.mkdir(parents=True)
     (study / "study.yaml").write_text("a: 1")
-    mirror = Mirror(storage, study)
+    mirror = Mirror(storage)
     with mirror.running(lambda: 60):
+        mirror.put(study / "study.yaml")
         asked = mirror.ask()
         assert not mirror.flush(1)
         assert not mirror.has(asked)
@@ -152,7 +225,7 @@ def test_a_store_that_is_away_holds_up_nothing_and_lacks_nothing_later(
             assert mirror.flush(60)
             assert mirror.has(asked)
             there = elsewhere(storage, tmp_path)
-            Mirror(there, there.folder / "study").fetch()
+            download_folder(there, there.folder / "study")
     assert (there.folder / "study" / "study.yaml").read_text() == "a: 1"
 
 
@@ -206,7 +279,7 @@ def test_evaluations_are_sent_no_further_than_the_weights_beside_them(
     run.path.mkdir(parents=True)
     run.weights.write_bytes(b"of step 0")
     run.metrics.write_text("step 0\n")
-    send = Storage.send
+    send, mirror = Storage.send, Mirror(storage)
 
     def while_it_goes_on(self: Storage, file: IO[bytes], path: Path, size: int) -> None:
         send(self, file, path, size)
@@ -215,9 +288,10 @@ def test_evaluations_are_sent_no_further_than_the_weights_beside_them(
             run.weights.with_name(".part").rename(run.weights)
             with run.metrics.open("a") as metrics:
                 metrics.write("step 10\nste")
+            mirror.put(run.weights, run.metrics)
 
     monkeypatch.setattr(Storage, "send", while_it_goes_on)
-    mirror = Mirror(storage, run.path)
+    mirror.put(run.weights, run.metrics)
     mirror._send_all()
     assert (storage.read(run.weights), storage.read(run.metrics)) == (b"of step 0", b"step 0\n")
     mirror._send_all()
@@ -225,7 +299,9 @@ def test_evaluations_are_sent_no_further_than_the_weights_beside_them(
 
 
 @pytest.mark.slow
-def test_a_study_is_confirmed_and_reported_where_it_is_kept(storage: Storage, tmp_path: Path) -> None:
+def test_a_study_is_confirmed_reported_and_resumed_where_it_is_kept(
+    server: S3, storage: Storage, tmp_path: Path
+) -> None:
     uri, tracking = storage.uri, f"sqlite:///{tmp_path / 'mlflow.db'}"
 
     def command(what: str, machine: str, *arguments: str) -> str:
@@ -250,5 +326,43 @@ def test_a_study_is_confirmed_and_reported_where_it_is_kept(storage: Storage, tm
     page = (tmp_path / "fourth" / "report.html").read_text()
     assert "that the search had not seen" in page
     assert (tmp_path / "fourth" / "trials.parquet").exists()
+    before = len(server.log.read_text())
+    command("search", "fifth", "--name", "study", "--resume", "--trials", "3", "--gpus", "0")
+    fetched = re.findall(rf"GET /studies/{tmp_path.name}/study/(\S+) HTTP/\S+ 20", server.log.read_text()[before:])
+    assert {"study.yaml", "optuna.journal", "trials/00001/metrics.jsonl"} <= set(fetched)
+    needless = re.compile(r"confirmation/|report|figures|resume|parquet|trials/00002/resume")
+    assert not [path for path in fetched if needless.search(path)]
+    assert len({path for path in fetched if path.endswith("safetensors")}) <= 2, "the winner's, and the new trial's"
     confirmations = MlflowClient(tracking).search_runs(["1"], "tags.role = 'confirmation_run'", max_results=1000)
     assert {run.info.status for run in confirmations} == {"FINISHED"}
+
+
+@pytest.mark.slow
+def test_whoever_clears_the_local_cache_during_a_run_loses_nothing(storage: Storage, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    tracking = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    settings = KEYS | {"XDG_CACHE_HOME": str(cache), "MLFLOW_TRACKING_URI": tracking}
+    command = ["-u", "-m", "study.search", "--name", "study", "--storage", storage.uri, "--gpus", "0"]
+    new = ["--preset", "smoke", "--steps", "600", "--scheduler", "none", "--trials", "5"]
+    process = start([*command, *new], tmp_path, **settings)
+    try:
+        wait_for_a_trial(process)
+        wait_until(lambda: has_come(storage, StudyFolder(storage.folder, "study").trial(0), 600), "the first trial")
+        before = set(storage.list(storage.folder / "study"))
+        shutil.rmtree(cache / "dynamic-dropout" / "studies")
+        out, err = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert process.returncode == 1, out + err
+    assert len(err.splitlines()) == 1, err
+    assert "was removed while the study ran: nothing that was written is lost; go on with --name study --resume" in err
+    lacking = {path for path in before - set(storage.list(storage.folder / "study")) if "resume" not in path.parts}
+    assert {path.parent.name for path in lacking} <= {"study.locks"}
+    done = run([*command, "--resume"], tmp_path, **settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = MlflowClient(tracking).search_runs(["1"], "tags.role = 'trial'")
+    assert sorted(int(run.data.tags["trial"]) for run in runs) == [0, 1, 2, 3, 4]
+    assert {run.data.tags["outcome"] for run in runs} == {"completed"}
+    for trial in runs:
+        steps = [m.step for m in MlflowClient(tracking).get_metric_history(trial.info.run_id, "val_loss")]
+        assert steps == list(range(0, 601, 10)), "a curve is unbroken, and has no step twice"

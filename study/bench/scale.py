@@ -80,7 +80,7 @@ def measure(folder: Path, uri: str, trials: int, nodes: int, rate: float) -> Seq
     writer = StudyWriter(uri, config.name, at.spool)
     meter = Meter(writer)
     with Display(console, trials, training.steps) as display:
-        recorder = Recorder(config, at, Mirror(storage, at.path), writer, display)
+        recorder = Recorder(config, at, Mirror(storage), writer, display)
         listener = meter.watch(recorder)
         writer.start_study({}, {}, "")
         room = Room(slots)

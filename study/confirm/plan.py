@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,13 +14,14 @@ import yaml
 from model.schedules import Constant, Schedule
 from study.base.cli import flag
 from study.base.errors import UserError
+from study.base.sealed_files import copy_of, read_kept, write_kept
 from study.confirm.arms import SWEEP_RATES, Arm, CompletedTrial, best_of_study
 from study.confirm.options import MOST_SEEDS, ConfirmOptions
+from study.records.downloads import download_files
 from study.records.lock import StudyLock
-from study.records.sealed_files import copy_of, read_kept, write_kept
 from study.records.storage import Storage
 from study.records.study_layout import StudyConfig, StudyFolder
-from study.records.uploads import Mirror, check_not_held_elsewhere
+from study.records.uploads import Mirror
 from study.training.config import TrainingConfig
 from study.training.measures import FILE
 from study.training.run_folder import RunFolder
@@ -78,9 +80,6 @@ class ConfirmationConfig:
 class ConfirmationFolder:
     """The folder of a study's confirmation, in the study's."""
 
-    NOT_THE_DRIVERS = frozenset({"runs", "sweep", "ray"})
-    """What in it the runs' workers keep in the storage themselves, and what is kept nowhere."""
-
     def __init__(self, study: StudyFolder) -> None:
         self.path = study.path / "confirmation"
         self.title = f"the confirmation of study {study.path.name}"
@@ -98,8 +97,13 @@ class ConfirmationFolder:
         return RunFolder(self.path / "sweep" / f"constant-{rate:g}" / f"seed-{seed}")
 
     def mirror(self, storage: Storage) -> Mirror:
-        """Returns what keeps it up to date in an object store."""
-        return Mirror(storage, self.path, skip=self.NOT_THE_DRIVERS)
+        """Returns the queue of its uploads to an object store."""
+        return Mirror(storage, self.grown)
+
+    @property
+    def grown(self) -> tuple[Path, ...]:
+        """The files that the writer to MLflow appends to all the time."""
+        return self.spool, self.spool.with_suffix(".sent")
 
     def make(self) -> None:
         """Makes the folder. Raises UserError if it cannot be made."""
@@ -137,13 +141,12 @@ def fetch(storage: Storage, study: StudyFolder, folder: ConfirmationFolder) -> S
         return None
     if not storage.holds(study.config):
         raise UserError(f"there is no study {study.path.name} in {storage.uri}: see --study and --storage")
-    check_not_held_elsewhere(storage, folder.lock, folder.title)
     folder.make()
-    lock = StudyLock(folder.lock, folder.title)
-    for name in folder.NOT_THE_DRIVERS:
+    lock = StudyLock(folder.lock, folder.title, storage)
+    for name in ("runs", "sweep", "ray"):
         shutil.rmtree(folder.path / name, ignore_errors=True)
-    storage.fetch_all(path for path in (study.config, copy_of(study.config), study.table) if storage.holds(path))
-    folder.mirror(storage).fetch()
+    own = (folder.config, copy_of(folder.config), folder.path / "verdict.json", *folder.grown)
+    download_files(storage, [study.config, copy_of(study.config), study.table, *own])
     fetch_runs(storage, folder)
     for path in storage.list(folder.path):  # a run of which a checkpoint is left is not over
         if "resume" in path.parts:

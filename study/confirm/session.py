@@ -13,6 +13,7 @@ from rich.console import Console
 from study.base.errors import UserError, WorldError, disk_error
 from study.base.names import PARENT_RUN, Role
 from study.base.provenance import facts
+from study.base.sealed_files import copy_of
 from study.base.uris import HIDDEN, recalled
 from study.confirm.arms import BASELINE, Arm, arms
 from study.confirm.options import ConfirmOptions
@@ -91,19 +92,19 @@ def confirm_study(
     if estimate.device != config.device:
         raise UserError(f"study {config.study} trained on {config.device}, and here is {estimate.device}: see --gpus")
     folder.make()
-    with lock or StudyLock(folder.lock, folder.title):
+    with lock or StudyLock(folder.lock, folder.title) as held:
         try:
             folder.write_config(config)
             stop = Stop(None)
             patience = lambda: SEND_SECONDS_INTERRUPTED if stop.interrupted else SEND_SECONDS  # noqa: E731
-            with folder.mirror(storage).running(patience) as mirror:
+            with folder.mirror(storage).running(patience, held.check_in_store) as mirror:
+                mirror.put(folder.config, copy_of(folder.config))
                 session = _Session(config, storage, folder, mirror, shared_corpus, slots, estimate, console)
-                status = session.run(uri, stop)
-            if storage.is_remote and mirror.is_whole:
-                with suppress(OSError):  # then a session elsewhere waits a little, no more
-                    storage.delete(folder.lock)
-            return status
+                return session.run(uri, stop)
         except Exception as error:
+            if storage.is_remote and not folder.lock.exists():
+                what = f"{folder.path}, a copy on this machine, was removed while the confirmation ran"
+                raise WorldError(f"{what}: nothing is lost; give the same command again") from None
             disk = disk_error(error)
             what = f"{folder.path} cannot be written: {disk}" if disk else str(error)
             if disk is not None or isinstance(error, WorldError):
@@ -183,7 +184,9 @@ class _Session:
         writer.flush(self._patience(writer, stop))  # the tables are to name the runs
         results = self._results(sweep, runs, writer)
         verdict = self._judge(results, chosen, same_as)
-        writer.artifacts(PARENT_RUN, [*results.write(folder.path), write_verdict(verdict, folder.path), folder.config])
+        written = [*results.write(folder.path), write_verdict(verdict, folder.path)]
+        self._mirror.put(*written)
+        writer.artifacts(PARENT_RUN, [*written, folder.config])
         show_verdict(verdict, self._console)
         self._say(f"\ntables and verdict.json are in {folder.path}")
         return 1 if verdict["claim"] == "unknown" and not any(arm["n"] for arm in verdict["arms"]) else 0

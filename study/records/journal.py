@@ -1,112 +1,92 @@
-"""Optuna's journal in a study's folder: what tells damage, and how it is made whole again."""
+"""Optuna's journal in a study's folder: how a session opens it, and how it drops a line that a crash left torn."""
 
 import json
 import logging
 import os
-import zlib
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from study.base.errors import UserError
-from study.base.files import atomic_path
-from study.records.sealed_files import copy_of
 
 log = logging.getLogger(__name__)
-LINE, CHECKSUM = "line", "crc32"
-"""Added to each of Optuna's records, which Optuna passes over: its number, and the checksum of all else."""
+LOCK_SECONDS = 2.0
+"""How long Optuna's lock of a live writer may last; it appends a few lines meanwhile."""
 
 
-class KeptJournal(JournalFileBackend):
-    """A journal whose lines are numbered and carry a checksum, and that has a copy beside it, for `mend`.
+class StudyJournal(JournalFileBackend):
+    """Optuna's own journal file, to which Optuna's own tools may append too, while the study runs.
 
-    One process at a time may write it.
+    Args:
+        check: is called before each append; it does not return if another session holds the study's lock.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path))
-        self._path = path
-        self._size = self._next = 0
-
-    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any]]:
-        """Yields the records from a number on. Raises UserError at one that is damaged: `mend` comes first."""
-        try:
-            for record in super().read_logs(log_number_from):
-                if not _is_whole(record):
-                    raise ValueError("its checksum differs")
-                yield record
-        except ValueError as error:
-            raise UserError(f"{self._path} is damaged ({error}): study.search --resume mends it") from None
+    def __init__(self, path: Path, check: Callable[[], None] | None = None) -> None:
+        super().__init__(str(path), JournalFileOpenLock(str(path)))  # it needs no symbolic links
+        self._path, self._check = path, check
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Adds records; they are on disk when this returns. Takes no lock, which a dead writer would leave behind."""
-        if self._path.stat().st_size != self._size:
-            self._next = max(_good_lines(self._path.read_bytes()), default=-1) + 1
-        lines = b"".join(_line(_sealed(record, number)) for number, record in enumerate(logs, self._next))
-        with self._path.open("ab") as file:
-            file.write(lines)
-            file.flush()
-            os.fsync(file.fileno())
-            self._size = file.tell()
-        self._next += len(logs)
-        with copy_of(self._path).open("ab") as file:
-            file.write(lines)
+        """Adds records; they are on disk when this returns. Raises UserError if the file was removed meanwhile."""
+        if self._check is not None:
+            self._check()
+        self._must_continue()
+        super().append_logs(logs)
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any]]:
+        """Yields the records from a number on. Raises UserError if the file is damaged or was removed meanwhile."""
+        self._must_continue()
+        try:
+            yield from super().read_logs(log_number_from)
+        except ValueError as error:
+            raise _damaged(self._path, error) from None
+
+    def _must_continue(self) -> None:
+        was_read = max(self._log_number_offset.values())
+        if not self._path.exists() or self._path.stat().st_size < was_read:
+            raise UserError(f"{self._path} was removed or cut while the study ran: put a copy of it back")
 
 
-def mend(journal: Path) -> None:
-    """Makes a journal whole again, from its copy, and says so.
+def open_journal(path: Path, check: Callable[[], None] | None = None) -> JournalStorage:
+    """Opens the journal, and makes it if there is none. Raises UserError if Optuna cannot read it."""
+    try:
+        return JournalStorage(StudyJournal(path, check))
+    except (KeyError, TypeError, AttributeError) as error:  # whatever Optuna meets in a damaged record
+        raise _damaged(path, error) from None
 
-    Drops what a writer that died left of its last line: Optuna itself would append to half a line. Only for the one who
-    holds the study's lock.
 
-    Raises:
-        UserError: if a line is damaged in the copy too.
+def repair(journal: Path) -> None:
+    """Drops the last line if a crash left it torn, and says so. Only for the one who holds the study's lock.
+
+    Optuna itself would append to half a line, and wait for the lock of a dead writer.
     """
-    copy = copy_of(journal)
-    raw, raw_copy = (path.read_bytes() if path.exists() else b"" for path in (journal, copy))
-    found = _good_lines(raw) if raw == raw_copy else _good_lines(raw_copy) | _good_lines(raw)
-    lost = next((number for number in range(max(found, default=-1)) if number not in found), None)
-    if lost is not None or (not found and b"\n" in raw):
-        where = f"line {(lost or 0) + 1}" if found else "every line"
-        raise UserError(f"{journal} is damaged at {where}, and so is {copy.name}: put a copy of one of them back")
-    whole = b"".join(found[number] for number in sorted(found))
-    if raw != whole and raw.startswith(whole):
+    lock = Path(f"{journal}.lock")
+    deadline = time.monotonic() + LOCK_SECONDS
+    while os.path.lexists(lock) and time.monotonic() < deadline:
+        time.sleep(0.05)  # a tool of Optuna's may be appending
+    lock.unlink(missing_ok=True)
+    raw = journal.read_bytes() if journal.exists() else b""
+    whole = raw.rfind(b"\n", 0, len(raw) - 1) + 1
+    if raw and not _is_record(raw[whole:]):
         log.warning("the last line of %s is damaged: it is left out", journal)
-    elif raw != whole:
-        log.warning("%s is damaged: %s is used, and nothing is lost", journal, copy.name)
-    for path, old in ((journal, raw), (copy, raw_copy)):
-        if old != whole:
-            with atomic_path(path, durable=True) as part:
-                part.write_bytes(whole)
+        with journal.open("r+b") as file:
+            file.truncate(whole)
+            os.fsync(file.fileno())
 
 
-def _sealed(record: dict[str, Any], number: int) -> dict[str, Any]:
-    record = record | {LINE: number}
-    return record | {CHECKSUM: zlib.crc32(_line(record))}
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path} is damaged ({type(error).__name__}: {str(error)[:100]}): put a copy of it back; MLflow has one of "
+        "each session's end, among the artifacts of the study's run"
+    )
 
 
-def _good_lines(raw: bytes) -> dict[int, bytes]:
-    """Returns the lines that are as they were written, by their numbers."""
-    return {number: line for line in raw.splitlines(keepends=True) if (number := _number(line)) is not None}
-
-
-def _number(line: bytes) -> int | None:
-    """Returns the number of a line that is as it was written, of any other None."""
+def _is_record(line: bytes) -> bool:
     try:
         record = json.loads(line)
     except ValueError:
-        return None
-    return record[LINE] if _is_whole(record) and line.endswith(b"\n") else None
-
-
-def _is_whole(record: Any) -> bool:
-    if not isinstance(record, dict):
         return False
-    rest = {key: value for key, value in record.items() if key != CHECKSUM}
-    return LINE in rest and record.get(CHECKSUM) == zlib.crc32(_line(rest))
-
-
-def _line(record: dict[str, Any]) -> bytes:
-    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+    return line.endswith(b"\n") and isinstance(record, dict) and "op_code" in record

@@ -1,5 +1,6 @@
 """The Optuna study that says which trials exist and how each ended: where it is stored, and its own terms."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -9,7 +10,7 @@ from study.base.errors import UserError, first_line
 from study.base.names import REASON as REASON  # an Optuna trial and its MLflow run say it under one name
 from study.base.names import Outcome
 from study.base.uris import redacted, sqlite_path
-from study.records.journal import KeptJournal
+from study.records.journal import open_journal
 
 STATES = {
     Outcome.COMPLETED: TrialState.COMPLETE,
@@ -20,9 +21,14 @@ SCHEDULE, KNOWN = "schedule", "known_good"
 """User attributes of an Optuna trial, beside REASON: its schedule's dict, and the name of a known good schedule."""
 
 
-def open_storage(database: str | None, journal: Path) -> optuna.storages.BaseStorage:
-    """Opens the storage of an Optuna study: a database by its URL, or the journal in the study's folder."""
-    return optuna.storages.JournalStorage(KeptJournal(journal)) if database is None else open_database(database)
+def open_storage(
+    database: str | None, journal: Path, check: Callable[[], None] | None = None
+) -> optuna.storages.BaseStorage:
+    """Opens the storage of an Optuna study: a database by its URL, or the journal in the study's folder.
+
+    `check` is called before each write to the journal; it does not return if another session holds the study's lock.
+    """
+    return open_journal(journal, check) if database is None else open_database(database)
 
 
 def open_database(url: str) -> optuna.storages.BaseStorage:

@@ -1,5 +1,6 @@
 """Where studies are kept: a folder that every node sees, or an object store of which each node has what it needs."""
 
+import logging
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,7 @@ from study.base.errors import first_line as first_line
 from study.base.files import atomic_path, cache_folder
 from study.base.uris import redacted
 
+log = logging.getLogger(__name__)
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
 """Of the object stores whose URI pyarrow reads. Credentials come from the environment, and nothing keeps them."""
 APPENDED = (".journal", ".jsonl", ".spool")
@@ -67,8 +69,7 @@ class Storage:
         """Writes a file of a new name, for other nodes to look for."""
         path = self.folder / f".mark-{uuid.uuid4().hex}"
         if self.is_remote:
-            with self._store.open_output_stream(self._at(path)) as file:
-                file.write(b"seen")
+            self.write(path, b"seen")
         else:
             self._is_new = not self.folder.exists()
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -91,9 +92,18 @@ class Storage:
         return bool(self._store.get_file_info(self._at(path)).type != fs.FileType.NotFound)
 
     def list(self, path: Path) -> list[Path]:
-        """Returns the files that the object store has below a folder."""
+        """Returns the files that the object store has below a folder.
+
+        A key that is no path below the folder, such as one with `..`, is left out, and this is said: whoever can write
+        to the bucket must not be able to write elsewhere on this machine.
+        """
         found = self._store.get_file_info(fs.FileSelector(self._at(path), recursive=True, allow_not_found=True))
-        return [self.folder / info.path.removeprefix(f"{self._base}/") for info in found if info.is_file]
+        files = {info.path: self.folder / info.path.removeprefix(f"{self._base}/") for info in found if info.is_file}
+        for key, file in list(files.items()):
+            if ".." in file.parts or not file.is_relative_to(path) or self._at(file) != key:
+                log.warning("the key %r in the object store is no path of a file: it is left out", key)
+                del files[key]
+        return list(files.values())
 
     def fetch(self, path: Path) -> None:
         """Copies a file from the object store to `folder`, whole or not at all."""
@@ -116,6 +126,11 @@ class Storage:
             return bytes(self._store.open_input_stream(self._at(path)).read())
         except FileNotFoundError:
             return None
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Writes a small file into the object store."""
+        with self._store.open_output_stream(self._at(path)) as file:
+            file.write(content)
 
     def send(self, file: IO[bytes], path: Path, size: int) -> None:
         """Copies an open file of a size to the object store; others see it whole or not at all.

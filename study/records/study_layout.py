@@ -11,7 +11,9 @@ import yaml
 from model.checks import short
 from study.base.errors import UserError
 from study.base.files import PART
-from study.records.sealed_files import read_kept, write_kept
+from study.base.sealed_files import read_kept, write_kept
+from study.records.lock import CLAIMS
+from study.records.storage import Storage
 from study.training.config import PRESETS, TrainingConfig
 from study.training.run_folder import RunFolder
 
@@ -58,9 +60,6 @@ class StudyConfig:
 class StudyFolder:
     """The folder of one study, `studies/NAME` or under `--storage`."""
 
-    NOT_THE_DRIVERS = frozenset({"trials", "ray"})
-    """What in it the trials' workers keep in the storage themselves, and what is kept nowhere."""
-
     def __init__(self, storage: Path, name: str) -> None:
         if not NAME.fullmatch(name):
             raise UserError(
@@ -80,20 +79,37 @@ class StudyFolder:
         return RunFolder(self.path / trial_place(number))
 
     @property
-    def in_use(self) -> bool:
+    def grown(self) -> tuple[Path, ...]:
+        """The files that libraries write all the time: a resumed study needs them from an object store."""
+        return self.journal, self.spool, self.spool.with_suffix(".sent")
+
+    def in_use(self, storage: Storage) -> bool:
         """Whether a study, or something else, is there; a session that died before it wrote the config left none."""
+        if storage.is_remote:
+            return any(path.parent != self.lock.with_suffix(CLAIMS) for path in storage.list(self.path))
         if not self.path.is_dir():
             return self.path.exists()
         return any(path != self.lock and not path.name.startswith(PART) for path in self.path.iterdir())
 
     def make(self) -> None:
-        """Makes the folder, or clears an old one of files that were not finished. Raises UserError if it cannot."""
+        """Makes the folder if there is none. Raises UserError if it cannot."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for part in self.path.glob(f"{PART}*"):
-                shutil.rmtree(part)
         except OSError as error:
             raise UserError(f"{self.path} cannot be made ({error.strerror}): give another --storage") from None
+
+    def clear_unfinished(self) -> None:
+        """Removes the files that a dead session did not finish. Only for the one who holds the lock."""
+        for part in self.path.glob(f"{PART}*"):
+            shutil.rmtree(part, ignore_errors=True)
+
+    def clear(self) -> None:
+        """Removes everything but the lock, which the caller must hold."""
+        for path in self.path.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path != self.lock:
+                path.unlink()
 
     def write_config(self, config: StudyConfig) -> None:
         """Writes the config. Raises UserError if it cannot be written."""

@@ -1,85 +1,79 @@
-"""Keeps a folder and its place in an object store alike, while someone works in the folder."""
+"""Sends files of a study or a run to an object store, while the study goes on."""
 
-import json
 import logging
 import os
-import platform
-import re
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from study.base.errors import UserError
-from study.records.storage import Storage, first_line
+from study.base.sealed_files import MANIFEST
+from study.records.downloads import RETRY_SECONDS, download_folder
+from study.records.storage import APPENDED, Storage, first_line
 from study.records.study_layout import StudyFolder
-from study.training.run_folder import RunFolder
+from study.training.run_folder import STATE, RunFolder
 
 log = logging.getLogger(__name__)
 PAUSE_SECONDS = 1.0
-RETRY_SECONDS = 5.0
 SHARE = 0.2
-"""Of the time, what sending may take when no one waits for it."""
+"""The share of the time that uploads may take when no one waits for them."""
 WORKER_SECONDS = 60.0
-"""After its end a worker may still write for so long; it gives up before."""
-HELD_SECONDS = 30.0
-"""A session on another machine is dead if its lock in the store does not change for so long."""
-LOCK = "study.lock"
+"""A worker may still write for so long after its end; it gives up before."""
 _idle = threading.Event()
 _idle.set()
-_SCRATCH = re.compile(r"^\.|\.part$")
-_ORDER = ("metrics.jsonl", "state.pt", "manifest.json")
+_ORDER = ("metrics.jsonl", STATE, MANIFEST)
+
+
+@dataclass(frozen=True)
+class _Upload:
+    """A file as it was when its writer put it into the queue: open, so that its content cannot change or vanish."""
+
+    file: IO[bytes]
+    size: int
 
 
 class Mirror:
-    """Sends what is written in a folder to its place in an object store, from a thread of its own.
+    """A queue of uploads to an object store, and the thread that works through it.
 
-    An object store has no rename, and files go one after the other: what is written last is opened first and sent last
-    (weights, evaluations, a checkpoint's state, its manifest), so that nothing in the store ever names what is not
-    there yet. A store that is away is tried again until it answers. Where the folder itself is the storage there is
-    nothing to do, and nothing is done.
+    Whoever writes a file calls `put`, and whoever removes a folder calls `remove`. Nothing else changes the store: a
+    local file that is missing deletes nothing there. An object store has no rename, and files arrive one after the
+    other. So the queue takes each file as it is at `put`, and sends weights before the evaluations that name them, and
+    a checkpoint's state before its manifest. A store that is away is tried again until it answers. Where the folder
+    itself is the storage, nothing is uploaded.
 
     Args:
-        skip: names of folders in it that are not its business.
+        watched: files that libraries append to or replace. The thread itself looks whether they have changed.
+        delay: how many seconds the store keeps a folder after `remove`, since a worker may still write into it.
     """
 
-    def __init__(self, storage: Storage, path: Path, skip: frozenset[str] = frozenset()) -> None:
-        self._storage, self._path, self._skip = storage, path, skip
-        self._sent: dict[Path, tuple[int, ...]] = {}  # what the store has: what it was like when it was opened
-        self._doomed: list[tuple[float, Path]] = []
+    def __init__(self, storage: Storage, watched: Iterable[Path] = (), delay: float = WORKER_SECONDS) -> None:
+        self._storage, self._watched, self._delay = storage, list(watched), delay
+        self._seen: dict[Path, tuple[int, ...]] = {}  # what each watched file was like when it was last put
+        self._first: dict[Path, IO[bytes]] = {}  # the watched files that only grow, open since the first look
+        self._queue: dict[Path, _Upload] = {}
+        self._removals: dict[Path, float] = {}  # when each folder may be removed, by `time.monotonic`
         self._changed = threading.Condition()
         self._asked = self._done = 0
+        self._check: Callable[[], None] | None = None
         self._ending = self._closing = self._failing = False
 
-    def fetch(self) -> None:
-        """Makes the folder what the store has of it; waits for a store that is away."""
-        while self._storage.is_remote:
-            try:
-                for path in self._files():
-                    if path.name != LOCK:
-                        path.unlink()
-                for path in self._storage.list(self._path):
-                    if path.name != LOCK and not self._skip & set(path.relative_to(self._path).parts):
-                        self._storage.fetch(path)
-                        self._sent[path] = _signature(path.stat())
-                return
-            except OSError as error:
-                if error.errno is not None and not isinstance(error, FileNotFoundError):
-                    raise  # of this machine's disk: a store's own errors have no number
-                self._say(error)
-                time.sleep(RETRY_SECONDS)
-
     @contextmanager
-    def running(self, patience: Callable[[], float]) -> Iterator["Mirror"]:
-        """Keeps the store up to date meanwhile, and tries to for at most so many seconds at the end, asked for then."""
+    def running(self, patience: Callable[[], float], check: Callable[[], None] | None = None) -> Iterator["Mirror"]:
+        """Uploads while the context lasts. At its end, waits at most `patience()` seconds for the rest.
+
+        `check` is called before anything in the store is changed; it does not return if this process must not.
+        """
+        self._check = check
         if not self._storage.is_remote:
             yield self
             return
-        thread = threading.Thread(target=self._run, name="mirror", daemon=True)
+        thread = threading.Thread(target=self._run, name="uploads", daemon=True)
         thread.start()
         try:
             yield self
@@ -91,13 +85,23 @@ class Mirror:
                 self._changed.notify_all()
             thread.join(min(seconds, RETRY_SECONDS))
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether the store has all that it was last asked to take."""
-        return not self._storage.is_remote or self._done >= self._asked
+    def put(self, *paths: Path) -> None:
+        """Queues files for upload as they are now. A later `put` of the same file replaces an earlier one."""
+        if self._storage.is_remote:
+            for path in paths:
+                self._put(path, path.open("rb"))
+
+    def remove(self, path: Path) -> None:
+        """Removes a folder, here at once, and in the store after the delay."""
+        shutil.rmtree(path, ignore_errors=True)
+        if self._storage.is_remote:
+            with self._changed:
+                for queued in [queued for queued in self._queue if queued.is_relative_to(path)]:
+                    self._queue.pop(queued).file.close()
+                self._removals[path] = time.monotonic() + self._delay
 
     def ask(self) -> int:
-        """Asks for what is written by now to be sent soon; returns a number to ask `has` with."""
+        """Asks for an upload of everything written by now; returns a number to ask `has` with."""
         with self._changed:
             self._asked += 1
             self._changed.notify_all()
@@ -113,11 +117,14 @@ class Mirror:
         with self._changed:
             return self._changed.wait_for(lambda: self.has(asked), patience)
 
-    def remove(self, path: Path) -> None:
-        """Removes a folder, here at once, and in the store when no worker can still be writing it."""
-        shutil.rmtree(path, ignore_errors=True)
-        if self._storage.is_remote:
-            self._doomed.append((time.monotonic() + WORKER_SECONDS, path))
+    def _put(self, path: Path, file: IO[bytes]) -> None:
+        upload = _Upload(file, os.fstat(file.fileno()).st_size)
+        with self._changed:
+            if (old := self._queue.pop(path, None)) is not None:
+                old.file.close()
+            self._queue[path] = upload
+            for removed in [removed for removed in self._removals if path.is_relative_to(removed)]:
+                del self._removals[removed]  # the folder is written anew
 
     def _run(self) -> None:
         while not self._closing:
@@ -125,7 +132,9 @@ class Mirror:
             try:
                 self._send_all()
             except OSError as error:
-                self._say(error)
+                if not self._failing:
+                    log.warning("storage does not answer; the uploads wait until it does: %s", first_line(error))
+                self._failing = True
                 with self._changed:
                     self._changed.wait_for(lambda: self._closing, RETRY_SECONDS)
                 continue
@@ -139,49 +148,57 @@ class Mirror:
                 self._changed.wait_for(lambda: self._closing or self._asked > self._done, pause)
 
     def _send_all(self) -> None:
-        files: dict[Path, tuple[IO[bytes], os.stat_result]] = {}
+        self._look_at_watched()
+        with self._changed:  # at one moment: a removal waits for the uploads that were queued before it
+            taken = dict(sorted(self._queue.items(), key=lambda item: _rank(item[0])))
+            self._queue.clear()
+            due = [path for path, when in self._removals.items() if self._ending or time.monotonic() >= when]
         try:
-            for path in sorted(self._files(), key=_rank, reverse=True):
-                try:
-                    file = path.open("rb")
-                except FileNotFoundError:
-                    continue  # an old checkpoint, removed meanwhile
-                files[path] = file, os.fstat(file.fileno())
-            for path, (opened, stat) in reversed(files.items()):
-                signature = _signature(stat)
-                if self._sent.get(path) != signature:
-                    self._storage.send(opened, path, stat.st_size)
-                    self._sent[path] = signature
+            if self._check is not None and (taken or due):
+                self._check()
+            for path, upload in list(taken.items()):
+                upload.file.seek(0)
+                self._storage.send(upload.file, path, upload.size)
+                taken.pop(path).file.close()
         finally:
-            for opened, _ in files.values():
-                opened.close()
-        for path in sorted(self._sent.keys() - files.keys(), key=_rank, reverse=True):
-            self._storage.delete(path)
-            del self._sent[path]
-        for doomed in self._doomed[:]:
-            if self._ending or time.monotonic() >= doomed[0]:
-                for path in sorted(self._storage.list(doomed[1]), key=_rank, reverse=True):
-                    self._storage.delete(path)
-                self._doomed.remove(doomed)
+            with self._changed:
+                for path, upload in taken.items():  # those that the store did not take
+                    if path in self._queue or any(path.is_relative_to(removed) for removed in self._removals):
+                        upload.file.close()
+                    else:
+                        self._queue[path] = upload
+        for folder in due:
+            for path in sorted(self._storage.list(folder), key=_rank, reverse=True):
+                self._storage.delete(path)
+            with self._changed:
+                self._removals.pop(folder, None)
 
-    def _files(self) -> Iterator[Path]:
-        for folder, folders, names in os.walk(self._path):
-            folders[:] = [name for name in folders if name not in self._skip and not _SCRATCH.search(name)]
-            paths = (Path(folder, name) for name in names if not _SCRATCH.search(name))
-            yield from (path for path in paths if not path.is_symlink())
+    def _look_at_watched(self) -> None:
+        for path in self._watched:
+            try:
+                file = path.open("rb")
+            except FileNotFoundError:
+                continue  # it is not written yet, or was cleared away: the store keeps what it has
+            if path.suffix in APPENDED and path not in self._first:
+                self._first[path] = path.open("rb")
+            signature = _signature(file)
+            if signature == self._seen.get(path) or not self._continues(path, file):
+                file.close()
+            else:
+                self._seen[path] = signature
+                self._put(path, file)
 
-    def _say(self, error: OSError) -> None:
-        if not self._failing:
-            log.warning("storage does not answer; what it lacks is sent when it does: %s", first_line(error))
-        self._failing = True
+    def _continues(self, path: Path, file: IO[bytes]) -> bool:
+        """Whether a file still holds everything that it held; one that was cleared away and begun anew does not."""
+        return path not in self._first or os.path.sameopenfile(self._first[path].fileno(), file.fileno())
 
 
 @contextmanager
 def open_run(uri: str, study: str, place: Path) -> Iterator[tuple[RunFolder, Mirror]]:
     """Opens a folder at a place in a study's where its run is trained, as the run's last attempt left it.
 
-    The shared folder itself, or a copy that is mirrored and goes when the context ends. Raises RuntimeError if this
-    node does not see the shared folder.
+    That is the shared folder itself, or a copy whose files are uploaded, and which goes when the context ends. Raises
+    RuntimeError if this node does not see the shared folder.
     """
     storage = Storage(uri)
     if not storage.is_remote:
@@ -189,13 +206,13 @@ def open_run(uri: str, study: str, place: Path) -> Iterator[tuple[RunFolder, Mir
         if not folder.config.exists():
             raise RuntimeError(f"this node does not see {folder.path}: mount it here, or keep the node out")
         run = RunFolder(folder.path / place)
-        yield run, Mirror(storage, run.path)
+        yield run, Mirror(storage)
         return
     with tempfile.TemporaryDirectory(prefix="dynamic-dropout-") as scratch:
         storage = Storage(uri, Path(scratch))
-        run = RunFolder(StudyFolder(storage.folder, study).path / place)
-        mirror = Mirror(storage, run.path)
-        mirror.fetch()
+        mirror = Mirror(storage, delay=0.0)
+        run = RunFolder(StudyFolder(storage.folder, study).path / place, mirror)
+        download_folder(storage, run.path)
         _idle.clear()
         try:
             with mirror.running(lambda: WORKER_SECONDS - 10):
@@ -229,25 +246,11 @@ def wait_until_sent() -> None:
     _idle.wait(WORKER_SECONDS)
 
 
-def check_not_held_elsewhere(storage: Storage, lock: Path, what: str) -> None:
-    """Raises UserError if a session on another machine goes on counting in its lock of `what` in an object store."""
-    if not storage.is_remote or not (holder := storage.read(lock)):
-        return
-    who = json.loads(holder)
-    deadline = time.monotonic() + (HELD_SECONDS if who.get("host") != platform.node() else 0)
-    while time.monotonic() < deadline:
-        time.sleep(2)  # between two looks at what another machine writes
-        if storage.read(lock) not in (holder, None):
-            raise UserError(
-                f"{what} is being run by process {who.get('pid')} on {who.get('host')} since "
-                f"{who.get('since')}: wait until it ends, or stop it first"
-            )
-
-
 def _rank(path: Path) -> tuple[int, str]:
-    """Orders files as they are to be sent."""
+    """Orders files as they are to be uploaded."""
     return (_ORDER.index(path.name) if path.name in _ORDER else -1), str(path)
 
 
-def _signature(stat: os.stat_result) -> tuple[int, ...]:
+def _signature(file: IO[bytes]) -> tuple[int, ...]:
+    stat = os.fstat(file.fileno())
     return stat.st_ino, stat.st_size, stat.st_mtime_ns

@@ -3,7 +3,6 @@
 import logging
 import math
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ import optuna
 from search_spaces import SPACES
 from study.base.cli import flag
 from study.base.errors import UserError
+from study.base.sealed_files import copy_of
 from study.base.uris import HIDDEN, absolute, kept, recalled, redacted
 from study.corpus import Corpus, corpus_id, load_corpus
 from study.engine.cluster import Slots, cluster_gpus, share_out, start_ray
@@ -21,13 +21,13 @@ from study.engine.memory_check import Estimate, advise_on_sharing, check_memory,
 from study.engine.node_checks import check_nodes
 from study.engine.searcher import open_optuna_study
 from study.engine.shared_corpus import SharedCorpus, share
-from study.records.journal import mend
+from study.records.downloads import download_files
+from study.records.journal import repair
 from study.records.lock import StudyLock
 from study.records.optuna_study import check_database, finished, open_database, open_storage
-from study.records.sealed_files import copy_of
 from study.records.storage import Storage
 from study.records.study_layout import StudyConfig, StudyFolder
-from study.records.uploads import Mirror, check_not_held_elsewhere
+from study.records.uploads import Mirror
 from study.search.options import MACHINE_FIELDS, SearchOptions
 from study.tracking.client import check, has_experiment, tracking_uri
 from study.tracking.writer import is_settled
@@ -69,18 +69,24 @@ def make_plan(
     """
     storage = Storage(options.storage)
     storage.check()
-    old = _old_config(storage, options, given) if options.resume else None
-    if old is None and options.name is not None:
-        _check_unused(storage, options.name)
-    if old is None:
+    if not options.resume:
+        if options.name is not None:
+            _check_unused(storage, options.name)
         return _plan(storage, options, None, None, on_progress)
-    folder = StudyFolder(storage.folder, old.name)
-    check_not_held_elsewhere(storage, folder.lock, f"study {old.name}")
-    lock = StudyLock(folder.lock)
+    assert options.name is not None  # SearchOptions checks it
+    folder = StudyFolder(storage.folder, options.name)
+    if storage.is_remote:
+        if not storage.holds(folder.config):
+            raise UserError(f"there is no study {options.name} in {storage.uri} to go on with: leave --resume out")
+        folder.make()
+    elif not (folder.config.exists() or copy_of(folder.config).exists()):
+        folder.read_config()  # says that there is none
+    lock = StudyLock(folder.lock, storage=storage)
     plan = None
     try:
-        _mirror(storage, folder).fetch()
-        mend(folder.journal)
+        download_files(storage, [folder.config, copy_of(folder.config), *folder.grown])
+        old = _old_config(folder, options, given)
+        repair(folder.journal)
         plan = _plan(storage, options, old, lock, on_progress)
         return plan
     finally:
@@ -136,13 +142,11 @@ def _plan(
     if old is None and has_experiment(uri, config.name):
         raise _in_use(config.name, f"an MLflow experiment at {redacted(uri)}")
     folder = StudyFolder(storage.folder, config.name)
-    if old is None and storage.is_remote:
-        shutil.rmtree(folder.path, ignore_errors=True)  # a copy of a study that the store no longer has
     return Plan(
         config=config,
         storage=storage,
         folder=folder,
-        mirror=_mirror(storage, folder),
+        mirror=Mirror(storage, folder.grown),
         corpus=corpus,
         shared_corpus=shared_corpus,
         slots=slots,
@@ -164,13 +168,7 @@ def _check_tracking(uri: str, must_answer: bool) -> None:
         log.warning("%s: the study goes on, and what MLflow should have is kept on disk", str(error).partition(" (")[0])
 
 
-def _old_config(storage: Storage, options: SearchOptions, given: Mapping[str, Any]) -> StudyConfig:
-    assert options.name is not None  # SearchOptions checks it
-    folder = StudyFolder(storage.folder, options.name)
-    if storage.is_remote:
-        if not storage.holds(folder.config):
-            raise UserError(f"there is no study {options.name} in {storage.uri} to go on with: leave --resume out")
-        storage.fetch_all(path for path in (folder.config, copy_of(folder.config)) if storage.holds(path))
+def _old_config(folder: StudyFolder, options: SearchOptions, given: Mapping[str, Any]) -> StudyConfig:
     old = folder.read_config()
     if old.space not in SPACES:
         raise UserError(f"study {old.name} has the space {old.space!r:.60}, and there are {', '.join(SPACES)} only")
@@ -191,13 +189,9 @@ def _old_config(storage: Storage, options: SearchOptions, given: Mapping[str, An
     return old
 
 
-def _mirror(storage: Storage, folder: StudyFolder) -> Mirror:
-    return Mirror(storage, folder.path, skip=folder.NOT_THE_DRIVERS)
-
-
 def _check_unused(storage: Storage, name: str) -> None:
     folder = StudyFolder(storage.folder, name)
-    if storage.holds(folder.path) if storage.is_remote else folder.in_use:
+    if folder.in_use(storage):
         raise _in_use(name, f"it is in {storage.uri}" if storage.is_remote else f"the folder {folder.path}")
     existing = next(parent for parent in folder.path.parents if parent.exists())
     if not os.access(existing, os.W_OK):

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from study.base.errors import UserError, WorldError, disk_error
 from study.base.provenance import facts
+from study.base.sealed_files import copy_of
 from study.engine.cluster import Room
 from study.engine.display import Display, duration
 from study.engine.early_stopping import SparingASHA
@@ -35,10 +36,13 @@ def run_session(plan: Plan, console: Console) -> int:
         WorldError: if the disk is full or gone; --resume goes on.
     """
     plan.folder.make()
-    with plan.lock or _first_lock(plan):
+    with plan.lock or _first_lock(plan) as lock:
         try:
-            return _run(plan, console)
+            return _run(plan, lock, console)
         except Exception as error:
+            if plan.storage.is_remote and not plan.folder.lock.exists():
+                what = f"{plan.folder.path}, the study's copy on this machine, was removed while the study ran"
+                raise WorldError(_go_on(plan, what)) from None
             if (disk := disk_error(error)) is not None:
                 raise WorldError(_cannot_write(plan, f"{plan.folder.path} cannot be written: {disk}")) from None
             if isinstance(error, WorldError):
@@ -49,21 +53,21 @@ def run_session(plan: Plan, console: Console) -> int:
             raise
 
 
-def _run(plan: Plan, console: Console) -> int:
+def _run(plan: Plan, lock: StudyLock, console: Console) -> int:
     config, folder = plan.config, plan.folder
+    folder.clear_unfinished()
     folder.write_config(config)
     stop = Stop(plan.time_budget)
-    with plan.mirror.running(lambda: SEND_SECONDS_INTERRUPTED if stop.interrupted else SEND_SECONDS):
-        status = _run_session(plan, console, stop)
-    if plan.storage.is_remote and plan.mirror.is_whole:
-        with suppress(OSError):  # then a session elsewhere waits a little, no more
-            plan.storage.delete(folder.lock)
-    return status
+    patience = lambda: SEND_SECONDS_INTERRUPTED if stop.interrupted else SEND_SECONDS  # noqa: E731
+    with plan.mirror.running(patience, lock.check_in_store):
+        plan.mirror.put(folder.config, copy_of(folder.config))
+        return _run_session(plan, lock, console, stop)
 
 
-def _run_session(plan: Plan, console: Console, stop: Stop) -> int:
+def _run_session(plan: Plan, lock: StudyLock, console: Console, stop: Stop) -> int:
     config, folder = plan.config, plan.folder
-    study = open_optuna_study(open_storage(plan.database, folder.journal), config.name, config.sampler, config.seed)
+    storage = open_storage(plan.database, folder.journal, lock.check)
+    study = open_optuna_study(storage, config.name, config.sampler, config.seed)
     ask_known_good_first(study, config.space)
     ended = len(finished(study))
     lacking = config.trials - ended
@@ -92,10 +96,15 @@ def _run_session(plan: Plan, console: Console, stop: Stop) -> int:
 
 
 def _first_lock(plan: Plan) -> StudyLock:
-    lock = StudyLock(plan.folder.lock)
-    if plan.folder.in_use:  # since the plan was made
+    lock = StudyLock(plan.folder.lock, storage=plan.storage)
+    try:
+        if plan.folder.in_use(plan.storage):  # since the plan was made
+            raise UserError(f"--name {plan.config.name} has just been taken: add --resume, or give another name")
+        if plan.storage.is_remote:
+            plan.folder.clear()  # it may be a copy of a study that the store no longer has
+    except BaseException:
         lock.release()
-        raise UserError(f"--name {plan.config.name} has just been taken: add --resume, or give another name")
+        raise
     return lock
 
 

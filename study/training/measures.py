@@ -91,6 +91,7 @@ def run_measured(
                 measures.train_loss_dropout_off = trainer.mean_loss(_train_windows(trainer, corpus))
             measure_best(measures, folder, trainer, corpus)
         measures.write(folder.path)
+        folder.uploads.put(folder.path / FILE)
         at_end = measures.final() if step == trainer.config.steps else {}
         yield progress, at_end | ({"full_val_loss": full_val_loss[step]} if step in full_val_loss else {})
 

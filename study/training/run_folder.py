@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_model, save_model
@@ -21,6 +21,7 @@ from safetensors.torch import load_model, save_model
 from model.gpt import GPT
 from study.base.errors import UserError
 from study.base.files import PART, atomic_path
+from study.base.sealed_files import MANIFEST, check_manifest, write_manifest
 from study.corpus import Corpus
 from study.training.evaluation_rows import METRICS, SCHEMA, Labels, best_row, rows
 from study.training.schedule_file import ScheduleFile, read_schedule_file
@@ -29,8 +30,28 @@ from study.training.trainer import Progress, Trainer, gpt_config
 log = logging.getLogger(__name__)
 CHECKPOINT_SHARE = 0.01
 """Of the time, what writing checkpoints may take: a large model's state would stall a fast GPU at every evaluation."""
+STATE = "state.pt"
 KEPT_CHECKPOINTS = 2
 """Checkpoints to resume from: the newest, and the one before it, should the newest be damaged."""
+
+
+class Uploads(Protocol):
+    """Who is told of each file that a run has written, and removes its folders where the run is kept."""
+
+    def put(self, *paths: Path) -> None: ...
+
+    def remove(self, path: Path) -> None: ...
+
+
+class KeptHere:
+    """The uploads of a run whose folder is where it is kept: there are none."""
+
+    def put(self, *paths: Path) -> None:
+        """Uploads nothing."""
+
+    def remove(self, path: Path) -> None:
+        """Removes a folder."""
+        shutil.rmtree(path, ignore_errors=True)
 
 
 class RunFolder:
@@ -40,8 +61,9 @@ class RunFolder:
     keyed as trials.parquet), and, until the run is over, `resume/step-00000100/` with all that a continuation needs.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, uploads: Uploads | None = None) -> None:
         self.path = path
+        self.uploads = uploads or KeptHere()
         self.weights = path / "model.safetensors"
         self.config = path / "config.yaml"
         self.metrics = path / "metrics.jsonl"
@@ -69,6 +91,7 @@ class RunFolder:
                 if theirs != mine:
                     raise ValueError(f"{self.path} holds a run with another schedule or training config")
         mine.write(self.config)
+        self.uploads.put(self.config)
         for part in [*self.path.glob(f"{PART}*"), *self.resume.glob(f"{PART}*")]:
             shutil.rmtree(part)  # of a process that died
         if self.restore(trainer):
@@ -98,6 +121,7 @@ class RunFolder:
         if progress.best_step == progress.step:
             with atomic_path(self.weights) as part:
                 save_model(trainer.model, str(part), metadata={"step": str(progress.step)})
+            self.uploads.put(self.weights)
         made = rows(trainer, labels)
         later = [row for step, row in sorted(self._seen.items()) if step > progress.step]
         is_new = progress.step not in self._seen
@@ -107,6 +131,7 @@ class RunFolder:
             self._is_mine = True
         elif is_new:
             self._append(made[-1])  # where files are replaced, a disk may make each wait until the last is on it
+        self.uploads.put(self.metrics)
 
     def checkpoint(self, trainer: Trainer) -> None:
         """Keeps all that a continuation needs, right after an evaluation."""
@@ -117,16 +142,16 @@ class RunFolder:
         part = self.resume / f"{PART}{secrets.token_hex(8)}"
         part.mkdir()  # with the user's mask: tempfile would close it to a group that shares the study
         try:
-            (part / "state.pt").write_bytes(state.getbuffer())
-            manifest = {"state.pt": hashlib.sha256(state.getbuffer()).hexdigest()}
-            (part / "manifest.json").write_text(json.dumps(manifest))
+            (part / STATE).write_bytes(state.getbuffer())
+            write_manifest(part, {STATE: hashlib.sha256(state.getbuffer()).hexdigest()})
             shutil.rmtree(checkpoint, ignore_errors=True)  # of a continuation that was given up
             part.rename(checkpoint)
         except OSError:
             shutil.rmtree(part, ignore_errors=True)
             raise
+        self.uploads.put(checkpoint / STATE, checkpoint / MANIFEST)
         for old in self._checkpoints()[KEPT_CHECKPOINTS:]:
-            shutil.rmtree(old)
+            self.uploads.remove(old)
 
     def checkpoint_step(self) -> int:
         """Returns the step of the newest checkpoint, -1 if there is none."""
@@ -136,14 +161,12 @@ class RunFolder:
         """Puts a fresh trainer where the latest good checkpoint was taken; False if there is none."""
         for checkpoint in self._checkpoints():
             try:
-                manifest = json.loads((checkpoint / "manifest.json").read_bytes())
-                if manifest["state.pt"] != _sha256(checkpoint / "state.pt"):
-                    raise ValueError("its checksum differs")
-                state = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
+                check_manifest(checkpoint, STATE)
+                state = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
             except (OSError, ValueError, KeyError, TypeError, UnpicklingError) as error:
                 reason = str(error).partition("\n")[0][:100]
                 log.warning("checkpoint %s is damaged (%s): the one before it is used", checkpoint, reason)
-                shutil.rmtree(checkpoint, ignore_errors=True)
+                self.uploads.remove(checkpoint)
                 continue
             trainer.load_state_dict(state)
             return True
@@ -151,7 +174,7 @@ class RunFolder:
 
     def finish(self) -> None:
         """Removes what only a continuation would need."""
-        shutil.rmtree(self.resume, ignore_errors=True)
+        self.uploads.remove(self.resume)
 
     def load_best(self, corpus: Corpus) -> GPT:
         """Returns the model with its best weights, in eval mode."""
@@ -202,8 +225,3 @@ def _progress(evaluations: list[dict[str, Any]]) -> Progress:
 
 def _line(row: dict[str, Any]) -> bytes:
     return (json.dumps(row) + "\n").encode()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

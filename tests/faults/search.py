@@ -15,7 +15,7 @@ import optuna
 
 from study.base.errors import exit_status
 from study.engine import trial
-from study.records.journal import KeptJournal
+from study.records.journal import StudyJournal
 from study.records.study_layout import StudyFolder
 from study.search import session
 from study.search.__main__ import main
@@ -73,7 +73,7 @@ MOMENTS = {
     "between known good configurations": lambda: dies_in(optuna.Study, "enqueue_trial", call=3),
     "before a schedule is noted": lambda: dies_in(optuna.Study, "ask", call=2, after=True),
     "in the middle of a journal's line": lambda: writes_half_a_line(
-        KeptJournal, "append_logs", lambda journal: Path(journal._file_path), call=20
+        StudyJournal, "append_logs", lambda journal: Path(journal._file_path), call=20
     ),
     "in the middle of a spool's line": lambda: writes_half_a_line(
         Spool, "put", lambda spool: Path(spool._file.name), call=9

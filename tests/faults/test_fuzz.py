@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from study.base import cli
 from study.base.errors import UserError, exit_status
-from study.records.sealed_files import copy_of, write_kept
+from study.base.sealed_files import copy_of, write_kept
 from study.records.study_layout import StudyConfig, StudyFolder
 from study.search.options import SearchOptions
 from study.training.config import PRESETS, TrainingConfig

@@ -9,7 +9,7 @@ import pytest
 from study.base.errors import WorldError, disk_error
 from study.engine.searcher import open_optuna_study
 from study.engine.worker_messages import DISK, DIVERGED, FAILED
-from study.records.journal import KeptJournal
+from study.records.journal import StudyJournal
 from study.records.optuna_study import open_storage
 from tests.test_searcher import make, result, states
 
@@ -67,7 +67,7 @@ def test_own_writes_that_fail_end_no_trial(tmp_path: Path, monkeypatch: pytest.M
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(KeptJournal, "append_logs", full)
+    monkeypatch.setattr(StudyJournal, "append_logs", full)
     searcher.on_trial_complete("t0", result(100))
     searcher.on_trial_complete("t0", error=True)
     searcher.on_trial_error("t0", "Tune takes our error for the trial's")

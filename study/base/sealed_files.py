@@ -1,6 +1,11 @@
-"""Small files that a study cannot do without: each carries a checksum, and has a copy beside it."""
+"""Files whose damage would change an answer: a SHA-256 notices it.
+
+A small file that a study cannot do without carries its own, in its last line, and has a copy beside it. The large files
+of a folder are listed with theirs in a manifest beside them.
+"""
 
 import hashlib
+import json
 import logging
 import re
 from pathlib import Path
@@ -9,6 +14,7 @@ from study.base.files import atomic_path
 
 log = logging.getLogger(__name__)
 MAX_BYTES = 1_000_000
+MANIFEST = "manifest.json"
 SEAL = "# not to be edited; SHA-256 of the lines above: "
 SEALED = re.compile(rb"(.*^)" + SEAL.encode() + rb"([0-9a-f]{64})\n", re.DOTALL | re.MULTILINE)
 
@@ -43,6 +49,26 @@ def read_kept(path: Path) -> bytes:
         reason = error.strerror if isinstance(error, OSError) else error
         log.warning("%s is damaged (%s): its copy is used", path, reason)
         return text
+
+
+def write_manifest(folder: Path, digests: dict[str, str]) -> Path:
+    """Writes the SHA-256 of files of a folder, by their names; returns the manifest's path."""
+    path = folder / MANIFEST
+    path.write_text(json.dumps(digests), encoding="ascii")
+    return path
+
+
+def check_manifest(folder: Path, name: str) -> None:
+    """Checks a file of a folder against the manifest beside it.
+
+    Raises:
+        OSError: if one of the two is not there.
+        ValueError, KeyError, TypeError: if one of the two is damaged.
+    """
+    with (folder / name).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if json.loads((folder / MANIFEST).read_bytes())[name] != digest:
+        raise ValueError("its checksum differs")
 
 
 def _read(path: Path) -> bytes:
