@@ -28,14 +28,16 @@ def test_measures_and_whole_runs_on_a_cpu(text: Path, tmp_path: Path) -> None:
     assert numbers["resume_repeats"] is True
     assert numbers["step_ms_0.2"] > 0
     assert "steps_per_second_4_at_once" in numbers
-    done = run([*command, "runs", *dry, "--seconds", "60"], tmp_path)
+    done = run([*command, "runs", *dry, "--seconds", "800", "--seeds", "1"], tmp_path)
     assert done.returncode == 0, done.stderr
-    complete = json.loads((tmp_path / "gpu" / "runs.json").read_text())["runs_complete"]
-    assert complete > 0
+    assert json.loads((tmp_path / "gpu" / "runs.json").read_text())["runs_complete"] == 3
     with tarfile.open(tmp_path / "gpu" / "runs.tar.gz") as archive:
         names = archive.getnames()
-    assert sum(name.endswith("metrics.jsonl") for name in names) == complete
+    assert sum(name.endswith("metrics.jsonl") for name in names) == 3
     assert not [name for name in names if "safetensors" in name]
+    done = run([*command, "searches", *dry, "--steps", "20", "--trials", "2"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "gpu" / "searches.json").read_text())["trials_per_hour_1_at_once"] > 0
 
 
 def test_without_a_gpu_it_says_how_to_try_it(text: Path, tmp_path: Path) -> None:

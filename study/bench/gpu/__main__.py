@@ -14,6 +14,7 @@ from study.bench.gpu.facts import facts
 from study.bench.gpu.packing import packing, worker
 from study.bench.gpu.report import Report
 from study.bench.gpu.runs import runs
+from study.bench.gpu.searches import searches
 from study.bench.gpu.setting import Setting
 from study.bench.gpu.steps import attention, limits, steps
 from study.training.config import PRESETS
@@ -25,16 +26,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     p = cli.parser("study.bench.gpu", "Measures a preset on a GPU; --device cpu --preset smoke is a dry run.")
     p.add_argument(
-        "command", choices=("measure", "runs", "worker"), help="measure steps; make whole runs; (used by measure)"
+        "command",
+        choices=("measure", "runs", "searches", "worker"),
+        help="measure steps; make whole runs; run searches, which need Ray; (worker is a part of measure)",
     )
     p.add_argument("--corpus", required=True, metavar="FILE", help="a UTF-8 text file")
     p.add_argument("--output", type=Path, default=Path("gpu"), metavar="DIR", help="gets numbers and files")
     p.add_argument("--preset", choices=PRESETS, default="shakespeare_char", help="default shakespeare_char")
     p.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="default cuda")
-    p.add_argument("--steps", type=int, default=200, metavar="N", help="updates a measurement; default 200")
+    p.add_argument("--steps", type=int, default=200, metavar="N", help="updates a measurement, or a trial; default 200")
     p.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="of measure; default all")
     p.add_argument("--seconds", type=float, default=300, metavar="S", help="for all runs together; default 300")
-    p.add_argument("--at-once", type=int, default=2, metavar="K", help="runs at once; default 2")
+    p.add_argument("--seeds", type=int, default=20, metavar="N", help="at most so many runs an arm; default 20")
+    p.add_argument("--at-once", type=int, default=1, metavar="K", help="runs at once; default 1")
+    p.add_argument("--trials", type=int, default=8, metavar="N", help="trials a search; default 8")
     p.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     p.add_argument("--index", type=int, help=argparse.SUPPRESS)
     args = p.parse_args(sys.argv[1:] if argv is None else argv)
@@ -50,7 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = Report(args.output / f"{args.command}.json")
     _say_where(report)
     if args.command == "runs":
-        runs(setting, report, args.seconds, args.at_once)
+        runs(setting, report, args.seconds, args.at_once, args.seeds)
+        return 0
+    if args.command == "searches":
+        searches(setting, report, args.trials)
         return 0
     if "attention" in args.parts:
         attention(setting, report)

@@ -20,7 +20,6 @@ ARMS = {
     "linear": {"kind": "linear", "initial_rate": 0.2, "final_rate": 0.0},
     "linear-up": {"kind": "linear", "initial_rate": 0.0, "final_rate": 0.2},
 }
-MOST_SEEDS = 20
 SPARE_SECONDS = 15.0
 """Between the end of the last run and the end of the time."""
 
@@ -35,12 +34,12 @@ class _Run:
     started: float
 
 
-def runs(setting: Setting, report: Report, seconds: float, at_once: int) -> None:
+def runs(setting: Setting, report: Report, seconds: float, at_once: int, seeds: int) -> None:
     """Trains all arms with one seed, then with the next; what is not complete in time is left out of runs.tar.gz."""
     end = time.monotonic() + seconds
     folder = setting.output / "whole-runs" / "runs"
     folder.mkdir(parents=True)
-    waiting = [(name, seed) for seed in range(1, MOST_SEEDS + 1) for name in ARMS]
+    waiting = [(name, seed) for seed in range(1, seeds + 1) for name in ARMS]
     running: list[_Run] = []
     complete, longest = 0, 0.0
     while waiting or running:
