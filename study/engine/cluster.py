@@ -22,7 +22,7 @@ import search_spaces
 import study
 from study.base.errors import UserError, WorldError
 from study.base.files import cache_folder
-from study.base.signals import no_hangup_for_children
+from study.base.signals import children_without_hangup, handlers_kept
 from study.engine import RAY_ENVIRONMENT
 
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -85,7 +85,7 @@ def start_ray(address: str | None) -> None:
     try:
         # Without an address a plain init would join any Ray that it finds a trace of, dead ones too.
         more: dict[str, Any] = {"runtime_env": _runtime_env()} if address else {"include_dashboard": False}
-        with contextlib.redirect_stderr(io.StringIO()), no_hangup_for_children(), _in_our_folder():
+        with contextlib.redirect_stderr(io.StringIO()), children_without_hangup(), handlers_kept(), _in_our_folder():
             ray.init(
                 address=address or "local",
                 log_to_driver=False,
@@ -93,6 +93,8 @@ def start_ray(address: str | None) -> None:
                 configure_logging=True,
                 **more,
             )
+    except SystemExit:  # by Ray's own handler of SIGTERM
+        raise KeyboardInterrupt from None
     except Exception as error:  # whatever Ray raises, it is the address that does not work, or the machine
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         if not address:
