@@ -201,6 +201,28 @@ def test_a_project_that_is_copied_then_moved(project: Project, tmp_path: Path) -
         assert done.stderr == ""
 
 
+@pytest.mark.slow
+@pytest.mark.faults
+def test_a_report_in_a_folder_that_may_only_be_read(project: Project, tmp_path: Path) -> None:
+    (disk := tmp_path / "disk").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("this machine lets no one mount a disk")
+    try:
+        shutil.copytree(project.folder, folder := disk / "project")
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        report = ["report", "--study", "x", "--storage", "my studies"]
+        done = project.run(*report, folder=folder)
+        assert done.returncode == 2, done.stderr
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert "give --output" in done.stderr
+        done = project.run(*report, "--output", str(tmp_path / "report.html"), folder=folder)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "report.html").exists()
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
 def test_our_packages_win_over_the_working_folders(tmp_path: Path) -> None:
     for name in ("model", "search_spaces"):
         (tmp_path / name).mkdir()

@@ -85,7 +85,7 @@ def start_ray(address: str | None) -> None:
     try:
         # Without an address a plain init would join any Ray that it finds a trace of, dead ones too.
         more: dict[str, Any] = {"runtime_env": _runtime_env()} if address else {"include_dashboard": False}
-        with contextlib.redirect_stderr(io.StringIO()), children_without_hangup(), handlers_kept(), _in_our_folder():
+        with contextlib.redirect_stderr(io.StringIO()), children_without_hangup(), handlers_kept(), _away(address):
             ray.init(
                 address=address or "local",
                 log_to_driver=False,
@@ -148,14 +148,15 @@ def _write_token(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _in_our_folder() -> Iterator[None]:
-    """Lets Ray's workers import from where our code lies: Ray puts the folder of its start first in their path.
+def _away(address: str | None) -> Iterator[None]:
+    """Keeps the user's folder out of the workers' path of imports, in which Ray puts the folder of its start first.
 
-    In the user's folder a file model.py or study.py would be imported instead of ours.
+    There, a file model.py or study.py would be imported instead of ours. A local Ray starts where our code lies. The
+    workers of a cluster get our code from here, and may have another version of it at the same place.
     """
     here = os.open(".", os.O_RDONLY)
     try:
-        os.chdir(Path(study.__path__[0]).parent)
+        os.chdir("/" if address else Path(study.__path__[0]).parent)
         yield
     finally:
         os.fchdir(here)
