@@ -1,12 +1,12 @@
 """`python -m study.export`: writes a study's best schedule, from MLflow alone."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from study.base import cli
-from study.base.errors import UserError, exit_status
+from study.base.errors import exit_status
+from study.base.files import check_output_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,9 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     p.add_argument("--tracking-uri", metavar="URI", help="default MLFLOW_TRACKING_URI, or mlflow.db in this folder")
     args = p.parse_args(sys.argv[1:] if argv is None else argv)
-    parent = args.output.absolute().parent
-    if args.output.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UserError(f"--output {args.output} cannot be written: give a file in a folder that exists")
+    check_output_file(args.output)
     from study.search.winner import winning_file
     from study.tracking.reader import TrackedStudy  # mlflow takes seconds to import
 
@@ -40,5 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def command() -> int:
+    """Runs the command of the process; returns its exit status, whatever happens."""
+    return exit_status(main)
+
+
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(command())

@@ -12,6 +12,7 @@ import torch
 from model.schedules import Schedule
 from study.base import cli
 from study.base.errors import DivergenceError, UserError, exit_status
+from study.base.files import check_output_folder
 from study.corpus import Corpus, corpus_id, load_corpus
 from study.training.config import PRESETS, TrainingConfig
 from study.training.evaluation_rows import Labels
@@ -138,8 +139,7 @@ def _folder(output: Path | None, resume: bool, schedule: Schedule, config: Train
         if resume:
             raise UserError("--resume needs the --output of the run that it is to go on with")
         return None
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output} is a file: give a folder")
+    check_output_folder(output, "--output")
     if output.exists() and any(output.iterdir()) and not resume:
         raise UserError(f"--output {output} is not empty: give another folder, or --resume to go on with its run")
     folder = RunFolder(output)
@@ -160,5 +160,10 @@ def _what_runs(trainer: Trainer) -> str:
     return f"{n / 1e6:.2f} M parameters on {trainer.device.type}, {config.threads} threads, {numbers}{compiled}"
 
 
+def command() -> int:
+    """Runs the command of the process; returns its exit status, whatever happens."""
+    return exit_status(main, ends_with_reader=True)
+
+
 if __name__ == "__main__":
-    sys.exit(exit_status(main, ends_with_reader=True))
+    sys.exit(command())

@@ -1,5 +1,6 @@
 """A user's mistakes: one clear line, exit status 2, and nothing left behind."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +44,17 @@ SEARCHES = {
     "unknown kind of store": ([*SMOKE, "--tracking-uri", "nope://x"], "nope://x"),
     "store in no folder": ([*SMOKE, "--tracking-uri", "sqlite:///no/folder/x.db"], "no/folder"),
     "unknown database": ([*SMOKE, "--optuna-storage", "nope://x"], "nope://x"),
+    "store that is a folder": ([*SMOKE, "--tracking-uri", "sqlite:///folder.db"], "folder.db is a folder"),
+    "store that is a pipe": ([*SMOKE, "--tracking-uri", "sqlite:///pipe"], "pipe is no regular file"),
+    "store that is a text": ([*SMOKE, "--tracking-uri", "sqlite:///long.txt"], "long.txt is no SQLite database"),
+    "folder as a store": ([*SMOKE, "--tracking-uri", "./mlruns"], "give --tracking-uri sqlite:///mlflow.db"),
+    "cloud without credentials": ([*SMOKE, "--tracking-uri", "databricks"], "tracking URI databricks cannot be used"),
+    "page of no server": ([*SMOKE, "--tracking-uri", f"{NOWHERE}/#/experiments/0"], f"answers at {NOWHERE} "),
+    "cluster that is not there": ([*SMOKE, "--address", "127.0.0.1:9"], "correct --address or RAY_ADDRESS"),
+    "cluster without a port": ([*SMOKE, "--address", "host:"], "it has no port"),
+    "corpus that is a pipe": ([*SMOKE, "--corpus", "pipe"], "pipe cannot be read (it is no regular file)"),
+    "storage that is a pipe": ([*SMOKE, "--storage", "pipe"], "--storage pipe is"),
+    "storage below a file": ([*SMOKE, "--storage", "short.txt/studies", "--name", "x"], "short.txt is a file"),
     "storage that is a file": ([*SMOKE, "--storage", "short.txt"], "short.txt"),
 }
 SCHEDULES = {
@@ -74,6 +86,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "empty.txt").touch()
     (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
     (tmp_path / "short.txt").write_text("To be, or not to be")
+    (tmp_path / "long.txt").write_text("To be, or not to be" * 100)
+    (tmp_path / "folder.db").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("DATABRICKS_HOST", raising=False)
     return tmp_path
 
 
@@ -99,6 +116,21 @@ def test_train(case: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     text, named = SCHEDULES[case]
     (folder / "schedule.yaml").write_text(text)
     check(lambda: train.main(["--schedule", "schedule.yaml", "--output", "out"]), named, folder, capsys)
+
+
+@pytest.mark.parametrize("output", ["short.txt", "pipe", "short.txt/out", "/dev/null"])
+def test_train_output(output: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "schedule.yaml").write_text(SCHEDULE)
+    arguments = ["--schedule", "schedule.yaml", "--preset", "smoke", "--output", output]
+    check(lambda: train.main(arguments), f"--output {output}", folder, capsys)
+
+
+@pytest.mark.parametrize("output", [".", "pipe", "no/folder/x", "short.txt/x", "/dev/null"])
+@pytest.mark.parametrize("command", [export.main, report.main])
+def test_output_files(
+    command: Callable[[list[str]], int], output: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check(lambda: command(["--study", "none", "--output", output]), f"--output {output}", folder, capsys)
 
 
 @pytest.mark.parametrize("more", [["--rate", "1"], ["--preset", "smoke", "--steps", "-5"], ["--preset", "nope"]])

@@ -3,7 +3,9 @@
 import shlex
 import shutil
 import subprocess
-from dataclasses import dataclass
+import sys
+import tomllib
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +16,18 @@ from mlflow.entities import Run
 from study.base.uris import absolute, kept, recalled, sqlite_path, sqlite_uri
 from study.tracking.client import check, connect, is_ui_default, tracking_uri
 from study.tracking.local_store import artifact_location
-from tests.conftest import Study, environment, run, start
+from tests.conftest import ROOT, Study, environment, run, start
 
 AWKWARD = 'My Stüdies #1 50%41: it\'s "x"?'
 ESCAPES = "to be \x1b]0;title\x07 or \x1b[2J not \x9b to be\n"
-WITH_UMASK = "import os, runpy; os.umask(0o002); runpy.run_module('study.search', run_name='__main__')"
+COMMAND = """#!{python}
+import os, sys
+from study.{module} import command
+os.umask(0o002)
+sys.exit(command())
+"""
+"""What pip makes of an entry of [project.scripts], and the mask of a group that shares a folder."""
+OURS = ("model.py", "search_spaces.py", "study.py")
 
 
 @settings(deadline=None, derandomize=True, database=None)
@@ -97,7 +106,12 @@ class Project:
     """A folder in which a study was run, and the commands that it printed."""
 
     folder: Path
+    bin: Path
     output: str
+
+    def run(self, name: str, *arguments: str, folder: Path | None = None) -> "subprocess.CompletedProcess[str]":
+        """Runs an installed command in the folder."""
+        return run([str(self.bin / f"dropout-{name}"), *arguments], folder or self.folder)
 
     def command(self, title: str) -> str:
         """Returns a command as it stands in the output."""
@@ -116,16 +130,22 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A study in a folder with an awkward name, a mask of a group, and files that seem to be ours, or MLflow's."""
     folder = tmp_path_factory.mktemp("group") / AWKWARD
     folder.mkdir()
-    for name in ("model.py", "search_spaces.py"):
+    modules = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    (scripts := tmp_path_factory.mktemp("bin")).chmod(0o755)
+    for name, module in modules.items():
+        (scripts / name).write_text(COMMAND.format(python=sys.executable, module=module.removesuffix(":command")[6:]))
+        (scripts / name).chmod(0o755)
+    for name in OURS:
         (folder / name).write_text("raise RuntimeError('this is the user\\'s own')\n")
     (folder / "mlruns" / "0").mkdir(parents=True)
     (folder / "mlruns" / "0" / "meta.yaml").write_text("artifact_location: here\n")
     (folder / "text.txt").write_text(ESCAPES * 200)
     smoke = ["--preset", "smoke", "--gpus", "0", "--trials", "2", "--steps", "20", "--name", "x"]
-    done = run(["-c", WITH_UMASK, *smoke, "--corpus", "text.txt", "--storage", "my studies"], folder)
+    project = Project(folder, scripts, "")
+    done = project.run("search", *smoke, "--corpus", "text.txt", "--storage", "my studies")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "warning" not in done.stdout, done.stdout
-    return Project(folder, done.stdout)
+    return replace(project, output=done.stdout)
 
 
 @pytest.mark.slow
@@ -150,11 +170,11 @@ def test_commands_in_an_awkward_folder(project: Project) -> None:
     assert (project.folder / "trained" / "metrics.jsonl").exists()
     smallest = ["--gpus", "0", "--seeds", "1", "--top", "1", "--sweep-seeds", "1"]
     for arguments in (
-        ["study.export", "--study", "x"],
-        ["study.report", "--study", "x", "--storage", "my studies"],
-        ["study.confirm", "--study", "x", "--storage", "my studies", *smallest],
+        ["export", "--study", "x"],
+        ["report", "--study", "x", "--storage", "my studies"],
+        ["confirm", "--study", "x", "--storage", "my studies", *smallest],
     ):
-        done = run(["-m", *arguments], project.folder)
+        done = project.run(*arguments)
         assert done.returncode == 0, (arguments, done.stdout, done.stderr)
         assert "warning: the report has no links" not in done.stderr, done.stderr
     assert shlex.quote("my studies") in (project.folder / "my studies" / "x" / "report.html").read_text().replace(
@@ -166,19 +186,52 @@ def test_commands_in_an_awkward_folder(project: Project) -> None:
 def test_a_project_that_is_copied_then_moved(project: Project, tmp_path: Path) -> None:
     shutil.copytree(project.folder, copy := tmp_path / "copy")
     before = {path: path.lstat().st_mtime_ns for path in project.folder.rglob("*")}
-    resume = ["-m", "study.search", "--name", "x", "--resume", "--trials", "3", "--gpus", "0"]
-    done = run([*resume, "--storage", "my studies"], copy)
+    resume = ["--name", "x", "--resume", "--trials", "3", "--gpus", "0", "--storage", "my studies"]
+    done = project.run("search", *resume, folder=copy)
     assert done.returncode == 0, done.stdout + done.stderr
     assert {path: path.lstat().st_mtime_ns for path in project.folder.rglob("*")} == before
     moved = copy.rename(tmp_path / "moved")
-    runs = Project(moved, "").trials()
+    runs = replace(project, folder=moved).trials()
     assert len(runs) == 3
     for trial in runs:
         assert (moved / "mlruns" / "x" / trial.info.run_id / "artifacts" / "checkpoint" / "config.yaml").exists()
-    for arguments in (["study.export", "--study", "x"], ["study.report", "--study", "x", "--storage", "my studies"]):
-        done = run(["-m", *arguments], moved)
+    for arguments in (["export", "--study", "x"], ["report", "--study", "x", "--storage", "my studies"]):
+        done = project.run(*arguments, folder=moved)
         assert done.returncode == 0, (arguments, done.stdout, done.stderr)
         assert done.stderr == ""
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_a_report_in_a_folder_that_may_only_be_read(project: Project, tmp_path: Path) -> None:
+    (disk := tmp_path / "disk").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("this machine lets no one mount a disk")
+    try:
+        shutil.copytree(project.folder, folder := disk / "project")
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        report = ["report", "--study", "x", "--storage", "my studies"]
+        done = project.run(*report, folder=folder)
+        assert done.returncode == 2, done.stderr
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert "give --output" in done.stderr
+        done = project.run(*report, "--output", str(tmp_path / "report.html"), folder=folder)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "report.html").exists()
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_our_packages_win_over_the_working_folders(tmp_path: Path) -> None:
+    for name in ("model", "search_spaces"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('this is the user's own')\n")
+    done = run(["-m", "study.search", "--help"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = run(["-c", "import study, model, search_spaces; print(model.__file__)"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()) == ROOT / "model" / "__init__.py"
 
 
 @pytest.mark.slow

@@ -1,15 +1,19 @@
 """A command line made from a config dataclass: one flag per field, with the field's help and bounds."""
 
 import argparse
+import shutil
 import sys
 import types
 from collections.abc import Sequence
 from dataclasses import MISSING, field, fields
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 from study.base.errors import UserError
 
 T = TypeVar("T")
+SCRIPTS = "dropout-"
+"""Begins the names of the commands that are installed, in pyproject.toml."""
 METAVARS = {int: "N", float: "X"}
 
 
@@ -79,6 +83,21 @@ def check_bounds(options: Any) -> None:
             continue
         allowed = f"at least {least}" if most is None else f"from {least} to {most}"
         raise UserError(f"{flag(f.name)} must be {allowed}, got {value}")
+
+
+def command_line(name: str, *arguments: str) -> list[str]:
+    """Returns the words of another command of ours, `train` for one, in the way in which this one was started."""
+    script = Path(sys.argv[0])
+    if not script.name.startswith(SCRIPTS):
+        return [relative(sys.executable), "-m", f"study.{name}", *arguments]
+    other = SCRIPTS + name
+    return [other if shutil.which(other) else relative(str(script.absolute().with_name(other))), *arguments]
+
+
+def relative(path: str) -> str:
+    """Returns a path as it is shown: from the working folder, if it lies there."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
 def flag(name: str) -> str:

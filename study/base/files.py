@@ -41,6 +41,25 @@ def _is_ours(folder: Path) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
 
 
+def check_output_file(path: Path, flag: str = "--output") -> None:
+    """Raises UserError if a file cannot be written at a path: it would take the place of a device, too."""
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "no regular file"
+        raise UserError(f"{flag} {path} is {kind}: give the path of a file")
+    folder = path.absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{flag} {path} cannot be written: give --output, a file in a folder that exists and can be")
+
+
+def check_output_folder(path: Path, flag: str) -> None:
+    """Raises UserError if a folder cannot be made or written at a path."""
+    existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        raise UserError(f"{flag} {path}: {existing} is a file: give a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{flag} {path} cannot be written ({existing}): give a folder that can")
+
+
 @contextmanager
 def atomic_path(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Gives a path to write to, which takes the place of `path` at the end, or leaves nothing if that fails.

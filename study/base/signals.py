@@ -35,10 +35,24 @@ def interrupted_by_signals() -> Iterator[None]:
 
 
 @contextmanager
-def no_hangup_for_children() -> Iterator[None]:
+def children_without_hangup() -> Iterator[None]:
     """Spares the processes that are started meanwhile the SIGHUP of a closed terminal: this process ends them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # a child inherits the mask
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Puts the handlers of ending signals back in the end: a library, as Ray does, may set its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {s: signal.getsignal(s) for s in ending_signals()}
+    try:
+        yield
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)

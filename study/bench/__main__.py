@@ -11,6 +11,7 @@ import torch
 
 from study.base import cli
 from study.base.errors import UserError, exit_status
+from study.base.files import check_output_file
 from study.bench.steps import bench_compilations, bench_evaluation, bench_sampling, bench_saving, bench_steps
 from study.corpus import load_corpus
 
@@ -28,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = p.parse_args(sys.argv[1:] if argv is None else argv)
     if args.rounds < 1 or args.study_steps < 50:
         raise UserError("--rounds must be at least 1 and --study-steps at least 50")
-    if args.output is not None and not args.output.absolute().parent.is_dir():
-        raise UserError(f"--output {args.output} cannot be written: give a file in a folder that exists")
+    if args.output is not None:
+        check_output_file(args.output)
     parts = args.only or PARTS
     corpus = load_corpus(args.corpus)
     numbers: dict[str, float] = {}
@@ -62,5 +63,10 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
+def command() -> int:
+    """Runs the command of the process; returns its exit status, whatever happens."""
+    return exit_status(main)
+
+
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(command())

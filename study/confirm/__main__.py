@@ -78,5 +78,10 @@ def _confirm(name: str, options: ConfirmOptions, given: Mapping[str, Any], conso
     return confirm_study(config, storage, folder, lock, options, console)
 
 
+def command() -> int:
+    """Runs the command of the process; returns its exit status, whatever happens."""
+    return exit_status(main)
+
+
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(command())

@@ -1,6 +1,9 @@
 """Runs on Ray: the cluster, its slots, the trials, early stopping, and the display."""
 
 import os
+from pathlib import Path
+
+from study.base.files import cache_folder
 
 # Ray reads these when it is imported: no output but ours, no files but ours, Ctrl-C is ours, a failed trial's last
 # result may lack the metric, as many workers may start at once as there is room for, and patience with a trial that is
@@ -20,3 +23,8 @@ RAY_ENVIRONMENT = {
 }
 for _name, _value in RAY_ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
+
+try:
+    Path.home()
+except RuntimeError:  # a container's user without HOME and without an entry in passwd: Ray could not be imported
+    os.environ["HOME"] = str(cache_folder())

@@ -22,7 +22,7 @@ import search_spaces
 import study
 from study.base.errors import UserError, WorldError
 from study.base.files import cache_folder
-from study.base.signals import no_hangup_for_children
+from study.base.signals import children_without_hangup, handlers_kept
 from study.engine import RAY_ENVIRONMENT
 
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -85,7 +85,7 @@ def start_ray(address: str | None) -> None:
     try:
         # Without an address a plain init would join any Ray that it finds a trace of, dead ones too.
         more: dict[str, Any] = {"runtime_env": _runtime_env()} if address else {"include_dashboard": False}
-        with contextlib.redirect_stderr(io.StringIO()), no_hangup_for_children(), _in_our_folder():
+        with contextlib.redirect_stderr(io.StringIO()), children_without_hangup(), handlers_kept(), _away(address):
             ray.init(
                 address=address or "local",
                 log_to_driver=False,
@@ -93,6 +93,8 @@ def start_ray(address: str | None) -> None:
                 configure_logging=True,
                 **more,
             )
+    except SystemExit:  # by Ray's own handler of SIGTERM
+        raise KeyboardInterrupt from None
     except Exception as error:  # whatever Ray raises, it is the address that does not work, or the machine
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         if not address:
@@ -146,14 +148,15 @@ def _write_token(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _in_our_folder() -> Iterator[None]:
-    """Lets Ray's workers import from where our code lies: Ray puts the folder of its start first in their path.
+def _away(address: str | None) -> Iterator[None]:
+    """Keeps the user's folder out of the workers' path of imports, in which Ray puts the folder of its start first.
 
-    In the user's folder a file model.py or study.py would be imported instead of ours.
+    There, a file model.py or study.py would be imported instead of ours. A local Ray starts where our code lies. The
+    workers of a cluster get our code from here, and may have another version of it at the same place.
     """
     here = os.open(".", os.O_RDONLY)
     try:
-        os.chdir(Path(study.__path__[0]).parent)
+        os.chdir("/" if address else Path(study.__path__[0]).parent)
         yield
     finally:
         os.fchdir(here)

@@ -1,7 +1,6 @@
 """`python -m study.report`: a study as one page that works offline."""
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -9,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from study.base import cli
-from study.base.errors import UserError, exit_status
+from study.base.errors import exit_status
+from study.base.files import check_output_file
 
 if TYPE_CHECKING:
     from study.records.study_layout import StudyFolder
@@ -37,9 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--optuna-storage", metavar="URL", help="Optuna database, if the study's URL held a password")
     args = p.parse_args(sys.argv[1:] if argv is None else argv)
     if args.output is not None:
-        parent = args.output.absolute().parent
-        if args.output.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise UserError(f"--output {args.output} cannot be written: give a file in a folder that exists")
+        check_output_file(args.output)
     from study.records.uploads import open_copy  # torch and mlflow take seconds to import
     from study.report.source import FILES
 
@@ -53,6 +51,9 @@ def _report(folder: "StudyFolder", args: argparse.Namespace) -> int:
     from study.report.write import attach, write_report
 
     known = folder.config.exists()
+    is_here = known and "://" not in args.storage
+    output = args.output or (folder.path / "report.html" if is_here else Path("report.html"))
+    check_output_file(output, "the report's default" if args.output is None else "--output")
     tracked = tracked_study(folder if known else None, args.study, args.tracking_uri)
     if known:
         source = from_folder(folder, args.optuna_storage, tracked)
@@ -60,8 +61,6 @@ def _report(folder: "StudyFolder", args: argparse.Namespace) -> int:
         assert tracked is not None
         source = from_mlflow(tracked, args.optuna_storage)
     report = make_report(source, None if args.storage == "studies" else args.storage)
-    is_here = known and "://" not in args.storage
-    output = args.output or (folder.path / "report.html" if is_here else Path("report.html"))
     write_report(report, source.rows, output)
     if tracked is not None:
         try:
@@ -73,5 +72,10 @@ def _report(folder: "StudyFolder", args: argparse.Namespace) -> int:
     return 0
 
 
+def command() -> int:
+    """Runs the command of the process; returns its exit status, whatever happens."""
+    return exit_status(main)
+
+
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(command())

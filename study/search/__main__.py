@@ -40,5 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_session(plan, console)
 
 
+def command() -> int:
+    """Runs the command of the process; returns its exit status, whatever happens."""
+    return exit_status(main)
+
+
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(command())

@@ -13,6 +13,7 @@ import optuna
 from search_spaces import SPACES
 from study.base.cli import flag
 from study.base.errors import UserError
+from study.base.files import check_output_folder
 from study.base.sealed_files import copy_of
 from study.base.uris import HIDDEN, absolute, kept, recalled, redacted
 from study.corpus import Corpus, corpus_id, load_corpus
@@ -193,9 +194,8 @@ def _check_unused(storage: Storage, name: str) -> None:
     folder = StudyFolder(storage.folder, name)
     if folder.in_use(storage):
         raise _in_use(name, f"it is in {storage.uri}" if storage.is_remote else f"the folder {folder.path}")
-    existing = next(parent for parent in folder.path.parents if parent.exists())
-    if not os.access(existing, os.W_OK):
-        raise UserError(f"--storage {storage.uri} cannot be written ({existing}): give a folder that can")
+    if not storage.is_remote:
+        check_output_folder(storage.folder, "--storage")
 
 
 def _is_settled(storage: Storage, old: StudyConfig, options: SearchOptions, database: str | None) -> bool:

@@ -10,6 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
+from study.base.cli import command_line, relative
 from study.base.errors import first_line
 from study.base.names import CHECKPOINT, PARENT_RUN
 from study.base.output import printable
@@ -76,17 +77,17 @@ def finish(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Consol
             console,
         )
         _say(console, f"The winner writes:\n{sample.strip()[:300]}\n")
-        best = _relative(folder.best_schedule)
+        best = relative(str(folder.best_schedule))
         _say(console, f"best schedule    {best}")
-        _say(console, f"train with it    {_command('-m', 'study.train', '--schedule', best)}")
+        _say(console, f"train with it    {shlex.join(command_line('train', '--schedule', best))}")
         _say(console, f"see the trials   {_ui(plan.uri, writer.experiment_id or '')}")
     if report is not None:
-        _say(console, f"report           {_relative(report)}")
+        _say(console, f"report           {relative(str(report))}")
     if not whole:
-        resume = ["-m", "study.search", "--name", config.name, "--resume"]
+        resume = command_line("search", "--name", config.name, "--resume")
         if plan.storage.uri != str(Path("studies").absolute()):
-            resume += ["--storage", plan.storage.uri if plan.storage.is_remote else _relative(Path(plan.storage.uri))]
-        _say(console, f"{len(trials)} of {config.trials} trials have ended. To go on: {_command(*resume)}")
+            resume += ["--storage", plan.storage.uri if plan.storage.is_remote else relative(plan.storage.uri)]
+        _say(console, f"{len(trials)} of {config.trials} trials have ended. To go on: {shlex.join(resume)}")
     if stop.interrupted:
         return 130
     if completed:
@@ -139,21 +140,12 @@ def _best_step(folder: StudyFolder, trial: FrozenTrial) -> int:
     return int(best_row(folder.trial(trial.number).rows())["step"])
 
 
-def _relative(path: Path) -> str:
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
-def _command(*arguments: str) -> str:
-    """Returns a command of this Python, as a shell reads it."""
-    return shlex.join([_relative(Path(sys.executable)), *arguments])
-
-
 def _ui(uri: str, experiment_id: str) -> str:
     if (pages := web_address(uri)) is not None:
         return pages + view_path(experiment_id)
-    mlflow = "mlflow" if shutil.which("mlflow") else _command("-m", "mlflow")
+    mlflow = "mlflow" if shutil.which("mlflow") else shlex.join([relative(sys.executable), "-m", "mlflow"])
     path = sqlite_path(uri)
-    shown = sqlite_uri(Path(_relative(path))) if path is not None else uri
+    shown = sqlite_uri(Path(relative(str(path)))) if path is not None else uri
     named = shlex.quote(shown) if redacted(uri) == uri else '"$MLFLOW_TRACKING_URI"'  # it holds a password
     store = "" if is_ui_default(uri) else f" --backend-store-uri {named}"
     return f"{mlflow} ui{store}\n                 then open http://127.0.0.1:5000{view_path(experiment_id)}"

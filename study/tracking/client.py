@@ -25,6 +25,7 @@ from study.base.uris import absolute, redacted, sqlite_path, sqlite_uri
 from study.tracking.local_store import check_file, follow_artifacts, opened_by_one, uri_for_mlflow
 
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # its errors reach us, and are said in a line
+logging.getLogger("mlflow.utils.databricks_utils").setLevel(logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 ANSWER_SECONDS = 3.0
@@ -81,7 +82,7 @@ def check(uri: str, *, create: bool) -> None:
                 f"no MLflow server answers at {redacted(uri)} ({redacted(str(error))}): "
                 "start it, or give another --tracking-uri"
             ) from None
-    elif not urlsplit(uri).scheme or uri.startswith("file:"):
+    elif uri.startswith("file:") or not (urlsplit(uri).scheme or uri.startswith("databricks")):
         if os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in ("true", "1"):
             raise UserError(
                 f"tracking URI {uri} is a folder, and MLflow no longer writes studies into one: give --tracking-uri "

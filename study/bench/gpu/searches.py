@@ -22,7 +22,8 @@ def searches(setting: Setting, report: Report, trials: int) -> None:
             uri = sqlite_uri((setting.output / "mlflow.db").absolute())
             command = [
                 sys.executable, "-m", "study.search", "--name", name, "--preset", setting.preset,
-                "--trials", str(trials), "--steps", str(setting.steps), "--corpus", setting.corpus_path, "--scheduler", "none",
+                "--trials", str(trials), "--steps", str(setting.steps),
+                "--corpus", setting.corpus_path, "--scheduler", "none",
                 "--gpus", str(int(setting.is_cuda)), "--trials-per-gpu", str(k),
                 "--storage", str(setting.output / "studies"), "--tracking-uri", uri,
             ]  # fmt: skip
