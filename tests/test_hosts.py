@@ -1,4 +1,4 @@
-"""The README's five lines, on three hosts that share nothing but a network; one of them is lost."""
+"""The five lines of study/engine/README.md, on three hosts that share nothing but a network; one of them is lost."""
 
 import sys
 from pathlib import Path

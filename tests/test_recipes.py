@@ -129,5 +129,5 @@ def test_trials_that_do_not_fit_into_a_gpu_are_a_users_mistake() -> None:
 def test_help_and_readme_say_the_same_five_lines_of_two_machines() -> None:
     lines = [line.strip() for line in CLUSTER.splitlines()[1:]]
     assert len(lines) == 5
-    assert "\n".join(lines) in (ROOT / "README.md").read_text()
+    assert "\n".join(lines) in (ROOT / "study/engine/README.md").read_text()
     assert search(lines[-1]).gpus == 8
