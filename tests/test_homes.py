@@ -52,7 +52,7 @@ def test_a_user_without_a_home_and_without_an_entry_in_passwd() -> None:
     become = ["setpriv", f"--reuid={STRANGER}", "--clear-groups", *may_read]
     code = (
         "from study.engine import cluster; from ray import tune; from study.base.files import cache_folder;"
-        "cluster._keep_token(); print(cache_folder())"
+        "cluster._keep_token(make=True); print(cache_folder())"
     )
     stranger = f"import os; os.environ.pop('HOME'); os.execvp('setpriv', {[*become, sys.executable, '-c', code]!r})"
     with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to others

@@ -1,7 +1,9 @@
 """Folders as users have them: awkward names, other people's files in them, copied, moved, shared with a group."""
 
+import os
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import tomllib
@@ -9,13 +11,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies
 from mlflow.entities import Run
 
+from model.schedules import Constant
 from study.base.uris import absolute, kept, recalled, sqlite_path, sqlite_uri
+from study.corpus import load_corpus
 from study.tracking.client import check, connect, is_ui_default, tracking_uri
 from study.tracking.local_store import artifact_location
+from study.training.config import PRESETS
+from study.training.evaluation_rows import Labels
+from study.training.run_folder import RunFolder
+from study.training.trainer import Trainer
 from tests.conftest import ROOT, Study, environment, run, start
 
 AWKWARD = 'My Stüdies #1 50%41: it\'s "x"?'
@@ -31,7 +38,7 @@ OURS = ("model.py", "search_spaces.py", "study.py")
 
 
 @settings(deadline=None, derandomize=True, database=None)
-@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1))
+@given(strategies.text(strategies.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1))
 def test_an_sqlite_uri_and_its_path(name: str) -> None:
     path = Path("/projects", name, "mlflow.db")
     assert sqlite_path(sqlite_uri(path)) == path
@@ -99,6 +106,22 @@ def test_a_store_and_its_artifacts_that_are_moved(tmp_path: Path, monkeypatch: p
     shutil.rmtree(new)
     place = connect(absolute("sqlite:///mlflow.db", alone)).get_run(run_id).info.artifact_uri
     assert place == (alone / "mlruns" / "x" / run_id / "artifacts").as_uri(), "the old folder is made anew"
+
+
+def test_the_users_mask_holds_for_all_files_of_a_run(tmp_path: Path) -> None:
+    training = replace(PRESETS["smoke"].training, steps=20)
+    trainer, folder = Trainer(training, Constant(0.1), load_corpus("shakespeare")), RunFolder(tmp_path / "run")
+    before = os.umask(0o002)
+    try:
+        folder.path.mkdir()
+        run = folder.run(trainer, Labels())
+        for _ in range(3):
+            next(run)
+    finally:
+        os.umask(before)
+    made = {path: stat.S_IMODE(path.stat().st_mode) for path in folder.path.rglob("*")}
+    assert {path.name for path in made} >= {"model.safetensors", "metrics.jsonl", "config.yaml", "resume", "state.pt"}
+    assert {path: mode for path, mode in made.items() if mode != (0o775 if path.is_dir() else 0o664)} == {}
 
 
 @dataclass(frozen=True)

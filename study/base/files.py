@@ -69,6 +69,8 @@ def atomic_path(path: Path, *, durable: bool = False) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART) as folder:
         part = Path(folder) / path.name
         yield part
+        (like_others := Path(folder, ".mode")).touch()  # by the user's mask; safetensors closes its files to a group
+        part.chmod(stat.S_IMODE(like_others.stat().st_mode))
         if durable:
             with part.open("rb") as file:
                 os.fsync(file.fileno())

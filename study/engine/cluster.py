@@ -27,6 +27,7 @@ from study.engine import RAY_ENVIRONMENT
 
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray's switch, 0 for a Ray that listens on 127.0.0.1 alone, as it does by default where firewalls would ask."""
+TOKEN = Path(".ray", "auth_token")
 ANSWER_SECONDS = 5.0
 """What a cluster's head has to accept a connection."""
 
@@ -81,7 +82,7 @@ def start_ray(address: str | None) -> None:
         _check_address(address)
     else:
         _keep_to_loopback()
-        _keep_token()
+    _keep_token(make=not address)
     try:
         # Without an address a plain init would join any Ray that it finds a trace of, dead ones too.
         more: dict[str, Any] = {"runtime_env": _runtime_env()} if address else {"include_dashboard": False}
@@ -122,12 +123,19 @@ def _no_cluster(address: str, reason: str) -> UserError:
     )
 
 
-def _keep_token() -> None:
-    """Makes the token that Ray asks of everyone, for this user's eyes only: Ray would make one for all to read."""
+def _keep_token(*, make: bool) -> None:
+    """Closes the file with the token that Ray asks of everyone to other users, and makes it first if that is wished.
+
+    Ray would make it for all to read.
+    """
+    if not make:
+        with contextlib.suppress(OSError, RuntimeError):  # there is none, or it is another user's
+            (Path.home() / TOKEN).chmod(0o600)
+        return
     if {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         return  # the user has a token elsewhere, or wants none
     try:
-        _write_token(Path.home() / ".ray" / "auth_token")
+        _write_token(Path.home() / TOKEN)
     except (OSError, RuntimeError):  # there is no home, or it cannot be written
         path = cache_folder() / "ray_auth_token"
         _write_token(path)
