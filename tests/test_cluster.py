@@ -149,8 +149,6 @@ def test_a_study_loses_a_node_and_gains_another(
         "study.copy.yaml",
         "optuna.journal",
         "optuna.copy.journal",
-        "mlflow.spool",
-        "mlflow.sent",
         "best_schedule.yaml",
         "report.html",
         "figures",

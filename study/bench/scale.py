@@ -34,6 +34,7 @@ def measure(folder: Path, uri: str, trials: int, nodes: int, rate: float) -> Seq
     """Runs a study; returns a table with a line each 100 trials."""
 
     from dataclasses import replace
+    from functools import partial
 
     import ray
     from ray.cluster_utils import Cluster
@@ -45,6 +46,7 @@ def measure(folder: Path, uri: str, trials: int, nodes: int, rate: float) -> Seq
     from study.engine.recorder import Recorder
     from study.engine.runner import Stop, run_trials
     from study.engine.searcher import StudySearcher, ask_known_good_first, open_optuna_study
+    from study.engine.trial_specs import trial_spec
     from study.records.optuna_study import open_storage
     from study.records.storage import Storage
     from study.records.study_layout import StudyConfig, StudyFolder
@@ -75,10 +77,10 @@ def measure(folder: Path, uri: str, trials: int, nodes: int, rate: float) -> Seq
     console = Console(file=(folder / "display").open("w"), width=120)
     optuna_study = open_optuna_study(open_storage(None, at.journal), config.name, "tpe", 1)
     ask_known_good_first(optuna_study, config.space)
-    writer = StudyWriter(uri, config.name, at.spool)
+    writer = StudyWriter(uri, config.name, at.path)
     meter = Meter(writer)
     with Display(console, trials, training.steps) as display:
-        recorder = Recorder(config, at, Mirror(storage, at.path), writer, display)
+        recorder = Recorder(at.path, partial(trial_spec, config), Mirror(storage, at.path), writer, display, "")
         listener = meter.watch(recorder)
         writer.start_study({}, {}, "")
         room = Room(slots)
@@ -102,18 +104,8 @@ class Meter:
 
     def __init__(self, writer: Any) -> None:
         self._writer = writer
-        self._delays: list[float] = []
         self._rows: list[tuple[int, int, float, float, int, float]] = []
         self._reports = self._ended = 0
-        remove = writer._spool.remove
-
-        def watching(places: Sequence[int]) -> None:
-            now = time.time() * 1000
-            events = [writer._spool._all[place][1] for place in places]
-            self._delays += [(now - e["time_ms"]) / 1000 for e in events if e["what"] == "metrics"]
-            remove(places)
-
-        writer._spool.remove = watching
 
     def watch(self, recorder: Any) -> Any:
         """Returns the recorder, which counts from now on."""
@@ -140,21 +132,15 @@ class Meter:
             cpu, sender = ((end - begin) / max(1, r - r0) * 1e3 for begin, end in ((c0, c), (s0, s)))
             memory = (m - m0) / max(1, n - n0) / 1e3
             out.append(f"{n:6d} {r:8d} {cpu:16.2f} {sender:13.2f} {m / 1e6:7.0f} {memory:11.0f} {late:16.1f}")
-        return [*out, f"latest metric of all: {max(self._delays, default=0):.1f} s; {len(self._delays)} metrics sent"]
+        sent = self._writer.last_round
+        return [*out, f"latest metric of all: {sent.latest_s:.1f} s; {sent.points_sent} points sent"]
 
     def _note(self) -> None:
         times = os.times()
         rss = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        late = max(self._delays[-2000:], default=0.0)
-        self._rows.append((self._ended, self._reports, times.user + times.system, self._sender_seconds(), rss, late))
-
-    def _sender_seconds(self) -> float:
-        """Returns the CPU time of the process that sends to MLflow, which is not the driver's."""
-        process = self._writer._store._process
-        if process is None:
-            return 0.0
-        times = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-        return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+        sent = self._writer.last_round  # of the process that sends to MLflow, which is not the driver's
+        sender, late = (sent.cpu_s, sent.latest_s) if sent else (0.0, 0.0)
+        self._rows.append((self._ended, self._reports, times.user + times.system, sender, rss, late))
 
 
 if __name__ == "__main__":

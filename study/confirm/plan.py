@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,15 +14,17 @@ import yaml
 from model.schedules import Constant, Schedule
 from study.base.cli import flag
 from study.base.errors import UserError
+from study.base.names import ARM, SEED
 from study.confirm.arms import SWEEP_RATES, Arm, Found, best_of_study
 from study.confirm.options import MOST_SEEDS, ConfirmOptions
+from study.engine.run_spec import RunSpec
 from study.records.lock import StudyLock
 from study.records.sealed_files import copy_of, read_kept, write_kept
 from study.records.storage import Storage
 from study.records.study_layout import StudyConfig, StudyFolder
 from study.records.uploads import Mirror, check_not_held_elsewhere
 from study.training.config import TrainingConfig
-from study.training.measures import FILE
+from study.training.measures_file import FILE
 from study.training.run_folder import RunFolder
 
 RUN_FILES = frozenset({"metrics.jsonl", FILE})
@@ -43,6 +46,18 @@ class Run:
     def name(self) -> str:
         """What tells it apart from the others, in MLflow too."""
         return f"{self.arm}/seed-{self.seed}"
+
+    def spec(self, root: Path, training: TrainingConfig) -> RunSpec:
+        """Returns the run as the engine needs it; `root` is the confirmation's folder."""
+        return RunSpec(
+            key=self.name,
+            title=self.name,
+            name=f"{self.arm}-seed-{self.seed}",
+            schedule=self.schedule.to_dict(),
+            training=replace(training, seed=self.seed),
+            place=self.folder.path.relative_to(root),
+            tags={ARM: self.arm, SEED: str(self.seed)},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +101,6 @@ class ConfirmationFolder:
         self.title = f"the confirmation of study {study.path.name}"
         self.lock = self.path / "study.lock"
         self.config = self.path / "confirmation.yaml"
-        self.spool = self.path / "mlflow.spool"
         self.ray = self.path / "ray"
 
     def run(self, arm: str, seed: int) -> RunFolder:

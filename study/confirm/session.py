@@ -1,6 +1,5 @@
 """One session of a confirmation: runs what it lacks, through Ray as trials are run, and writes down what came out."""
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -11,9 +10,8 @@ import optuna
 from rich.console import Console
 
 from study.base.errors import UserError, WorldError, disk_error
-from study.base.names import PARENT_RUN, Role
+from study.base.names import PARENT_RUN, Outcome, Role
 from study.base.provenance import facts
-from study.base.uris import HIDDEN
 from study.confirm.arms import BASELINE, Arm, arms
 from study.confirm.options import ConfirmOptions
 from study.confirm.plan import (
@@ -25,15 +23,17 @@ from study.confirm.plan import (
     sweep_runs,
 )
 from study.confirm.results import Results, Row, best_rate, is_complete, run_rows, with_times
+from study.confirm.settled import store_uri
 from study.confirm.show import show_verdict
-from study.confirm.trial import ConfirmationJob, ConfirmationRecorder
+from study.confirm.trial import ConfirmationJob
 from study.confirm.verdict import judge, read_verdict, write_verdict
 from study.corpus import load_corpus
 from study.engine.cluster import Room, Slots, cluster_gpus, share_out, start_ray, stop_ray
 from study.engine.display import Display, duration
 from study.engine.memory_check import Estimate, check_memory, try_out
 from study.engine.node_checks import check_nodes
-from study.engine.recorder import flat
+from study.engine.recorder import Recorder
+from study.engine.run_spec import flat
 from study.engine.runner import Stop, run_trials
 from study.engine.searcher import StudySearcher
 from study.engine.shared_corpus import SharedCorpus, share
@@ -42,10 +42,10 @@ from study.records.lock import StudyLock
 from study.records.optuna_study import KNOWN, SCHEDULE
 from study.records.storage import Storage, first_line
 from study.records.uploads import Mirror
-from study.tracking.client import check, tracking_uri
+from study.tracking.client import check
 from study.tracking.deadline import SEND_SECONDS, SEND_SECONDS_AFTER_ERROR, SEND_SECONDS_INTERRUPTED, Deadline
 from study.tracking.writer import StudyWriter
-from study.training.measures import Measures
+from study.training.measures_file import Measures
 
 NOTE = """Is a schedule of the study really better than the best constant rate? Each child run trains one arm (tag
 `arm`) with one fresh seed (tag `seed`). `verdict.json` is the answer; `runs.parquet` and `evaluations.parquet` are what
@@ -70,10 +70,7 @@ def confirm_study(
     Raises:
         UserError: a mistake, found before anything is made.
     """
-    hidden = config.tracking_uri == HIDDEN
-    if hidden and not (options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")):
-        raise UserError("the tracking URI of the study held a password, which is not kept: set MLFLOW_TRACKING_URI")
-    uri = tracking_uri(options.tracking_uri or (None if hidden else config.tracking_uri))
+    uri = store_uri(config, options)
     check(uri, create=False)
     corpus = load_corpus(config.training.corpus)
     if corpus.sha256 != config.corpus_sha256:
@@ -134,7 +131,7 @@ class _Session:
         writer = StudyWriter(
             uri,
             config.study,
-            folder.spool,
+            folder.path,
             self._storage,
             parent=Role.CONFIRMATION,
             child=Role.CONFIRMATION_RUN,
@@ -155,8 +152,7 @@ class _Session:
             return status
         except BaseException as error:  # the runs must not seem to go on
             if not writer.closed:
-                with suppress(OSError):  # a full disk: the same command closes them
-                    writer.end_study("FAILED")
+                writer.end_study("FAILED")
                 writer.close(SEND_SECONDS_AFTER_ERROR)
             raise error
 
@@ -194,8 +190,17 @@ class _Session:
         width = max((len(run.name) for run in lacking), default=0)
         names = [run.name.ljust(width) for run in lacking]
         display = Display(self._console, len(runs), config.training.steps, len(complete), names.__getitem__)
-        recorder = ConfirmationRecorder(lacking, config.training, self._mirror, writer, display)
-        recorder.catch_up(complete)
+        specs = {run.name: run.spec(folder.path, config.training) for run in runs}
+        recorder = Recorder(
+            folder.path,
+            lambda number, *_: specs[lacking[number].name],
+            self._mirror,
+            writer,
+            display,
+            "the confirmation was stopped",
+        )
+        for run in complete:
+            recorder.describe_ended(specs[run.name], Outcome.COMPLETED)
         if not lacking:
             return True
         job = ConfirmationJob(
@@ -218,8 +223,7 @@ class _Session:
                 searcher = StudySearcher(asked, "", config.training.steps, recorder, room.has_more_than)
                 run_trials(searcher, None, trainable(job), self._slots, len(lacking), stop, folder.ray)
             finally:
-                with suppress(OSError):  # a full disk: the same command closes them
-                    recorder.break_off()
+                recorder.pause_all()
                 self._reasons |= recorder.reasons
         fetch_runs(self._storage, folder)
         if not stop.interrupted:

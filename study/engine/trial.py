@@ -21,6 +21,7 @@ from study.engine.shared_corpus import SharedCorpus
 from study.engine.worker_messages import CHECKPOINT_STEP, DISK, DIVERGED, FAILED, TRACEBACK, WARNINGS
 from study.records.study_layout import trial_place
 from study.records.uploads import Mirror, open_run, wait_until_sent
+from study.tracking.run_points import write_time
 from study.training.config import TrainingConfig
 from study.training.evaluation_rows import Labels
 from study.training.run_folder import RunFolder
@@ -73,6 +74,7 @@ def _run_trial(config: dict[str, Any], job: Job, folder: RunFolder, mirror: Mirr
     try:
         with closing(job.results(config, folder)) as results:  # its memory is free before the `finally` below
             for result in results:
+                write_time(folder.path, result["step"], result["time_ms"])
                 if result["step"] == job.training.steps:
                     mirror.flush()  # whoever hears of the end finds all of it in the storage
                 newest = {CHECKPOINT_STEP: folder.checkpoint_step()}

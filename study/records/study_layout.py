@@ -70,7 +70,6 @@ class StudyFolder:
         self.config = self.path / "study.yaml"
         self.lock = self.path / "study.lock"
         self.journal = self.path / "optuna.journal"
-        self.spool = self.path / "mlflow.spool"
         self.ray = self.path / "ray"
         self.best_schedule = self.path / "best_schedule.yaml"
         self.table = self.path / "trials.parquet"

@@ -14,6 +14,7 @@ import optuna
 from search_spaces import SPACES
 from study.base.cli import flag
 from study.base.errors import UserError
+from study.base.names import Key, Outcome, Role
 from study.base.uris import HIDDEN, absolute, kept, redacted
 from study.corpus import Corpus, corpus_id, load_corpus
 from study.engine.cluster import Slots, cluster_gpus, share_out, start_ray
@@ -21,6 +22,7 @@ from study.engine.memory_check import Estimate, check_memory, try_out
 from study.engine.node_checks import check_nodes
 from study.engine.searcher import open_optuna_study
 from study.engine.shared_corpus import SharedCorpus, share
+from study.engine.trial_specs import OUTCOMES
 from study.records.journal import mend
 from study.records.lock import StudyLock
 from study.records.optuna_study import check_database, finished, open_database, open_storage
@@ -30,7 +32,7 @@ from study.records.study_layout import StudyConfig, StudyFolder
 from study.records.uploads import Mirror, check_not_held_elsewhere
 from study.search.options import MACHINE_FIELDS, SearchOptions
 from study.tracking.client import check, has_experiment, tracking_uri
-from study.tracking.writer import is_settled
+from study.tracking.experiment import has_all
 from study.training.config import PRESETS, TrainingConfig
 from study.training.trainer import check_fits
 
@@ -92,7 +94,7 @@ def _plan(storage: Storage, options: SearchOptions, old: StudyConfig | None, loc
     database = absolute(database) if database else None
     if database is not None:
         check_database(database)
-    if old is not None and _is_settled(storage, old, options, database):
+    if old is not None and _is_settled(storage, old, options, database, uri):
         return None
     corpus = load_corpus(old.training.corpus if old else options.corpus)
     if old is not None and old.corpus_sha256 != corpus.sha256:
@@ -194,10 +196,12 @@ def _check_unused(storage: Storage, name: str) -> None:
         raise UserError(f"--storage {storage.uri} cannot be written ({existing}): give a folder that can")
 
 
-def _is_settled(storage: Storage, old: StudyConfig, options: SearchOptions, database: str | None) -> bool:
+def _is_settled(storage: Storage, old: StudyConfig, options: SearchOptions, database: str | None, uri: str) -> bool:
     folder = StudyFolder(storage.folder, old.name)
     study = open_optuna_study(open_storage(database, folder.journal), old.name, old.sampler, old.seed)
-    return len(finished(study)) >= (options.trials or old.trials) and is_settled(folder.spool)
+    outcomes: dict[Key, Outcome] = {trial.number: OUTCOMES[trial.state] for trial in finished(study)}
+    has_trials = len(outcomes) >= (options.trials or old.trials)
+    return has_trials and has_all(uri, old.name, Role.STUDY, Role.TRIAL, outcomes) is True
 
 
 def _new_config(options: SearchOptions, gpus: int, corpus: Corpus, uri: str, database: str | None) -> StudyConfig:

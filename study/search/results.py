@@ -51,7 +51,7 @@ def finish(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Consol
         winner = min(completed, key=lambda trial: (trial.value, trial.number))
         writer.flush(patience)  # the file is to name the winner's run
         sample = _write_winner(plan, winner, writer)
-        writer.log(PARENT_RUN, len(trials), {"best_val_loss": _value(winner)})
+        writer.log(len(trials), {"best_val_loss": _value(winner)})
         writer.artifacts(PARENT_RUN, [folder.best_schedule])
         writer.artifacts(winner.number, [folder.trial(winner.number).sample], CHECKPOINT)
     report = None if stop.interrupted else _write_report(plan, study, writer, console)

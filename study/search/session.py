@@ -1,6 +1,7 @@
 """One session of a study: runs the trials that it still lacks, and writes down what came out."""
 
 from contextlib import suppress
+from functools import partial
 
 import optuna
 from rich.console import Console
@@ -10,10 +11,12 @@ from study.base.provenance import facts
 from study.engine.cluster import Room
 from study.engine.display import Display, duration
 from study.engine.early_stopping import SparingASHA
-from study.engine.recorder import Recorder, flat
+from study.engine.recorder import Recorder
+from study.engine.run_spec import flat
 from study.engine.runner import Stop, run_trials
 from study.engine.searcher import StudySearcher, ask_known_good_first, open_optuna_study
 from study.engine.trial import Job, trainable
+from study.engine.trial_specs import describe_finished, pause_unfinished, trial_spec
 from study.records.lock import StudyLock
 from study.records.optuna_study import finished, open_storage
 from study.records.storage import first_line
@@ -69,24 +72,31 @@ def _run_session(plan: Plan, console: Console, stop: Stop) -> int:
     lacking = config.trials - ended
     if lacking > 0:
         _announce(plan, lacking, console)
-    writer = StudyWriter(plan.uri, config.name, folder.spool, plan.storage)
+    writer = StudyWriter(plan.uri, config.name, folder.path, plan.storage)
     with Display(console, config.trials, config.training.steps, ended) as display, stop.on_signals():
-        recorder = Recorder(config, folder, plan.mirror, writer, display, plan.slots.trials_per_gpu)
+        recorder = Recorder(
+            folder.path,
+            partial(trial_spec, config),
+            plan.mirror,
+            writer,
+            display,
+            "the study was stopped",
+            plan.slots.trials_per_gpu,
+        )
         try:
             params = flat(config.to_dict())
             tags = facts(config.corpus_sha256) | {"trials": str(params.pop("trials"))}  # a param could not change
             writer.start_study(params, tags, NOTE)
             bring_evaluations(plan, study, seconds=0)
-            recorder.catch_up(study.get_trials(deepcopy=False))
+            describe_finished(config, study, recorder)
             if lacking > 0:
                 _run_trials(plan, study, recorder, lacking, stop)
-            recorder.break_off()
+            pause_unfinished(config, study, recorder)
             return finish(plan, study, writer, console, stop)
         except BaseException as error:  # the runs must not seem to go on
             if not writer.closed:  # else it is only the printing that failed
-                with suppress(OSError):  # a full disk: --resume closes them
-                    recorder.break_off()
-                    writer.end_study("FAILED")
+                recorder.pause_all()
+                writer.end_study("FAILED")
                 writer.close(SEND_SECONDS_AFTER_ERROR)
             raise error
 

@@ -1,16 +1,21 @@
 """Evaluations as rows: the one form that metrics.jsonl and trials.parquet share."""
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from study.base.files import atomic_path
-from study.training.trainer import Trainer
 
+if TYPE_CHECKING:  # the process that sends to MLflow reads evaluations, and does not import torch
+    from study.training.trainer import Trainer
+
+METRICS_FILE = "metrics.jsonl"
+"""A run's evaluations, in its folder."""
 SCHEMA = pa.schema(
     [
         ("study", pa.string()),
@@ -50,7 +55,7 @@ class Labels:
     trial: int | None = None
 
 
-def rows(trainer: Trainer, labels: Labels) -> list[dict[str, Any]]:
+def rows(trainer: "Trainer", labels: Labels) -> list[dict[str, Any]]:
     """Returns one row an evaluation so far; `outcome` is completed in the last one of a run that reached its end."""
     schedule = trainer.schedule.to_dict()
     common = {
@@ -63,6 +68,16 @@ def rows(trainer: Trainer, labels: Labels) -> list[dict[str, Any]]:
     }
     records = (common | progress.to_dict() for progress in trainer.history)
     return [{name: record[name] for name in SCHEMA.names} for record in records]
+
+
+def parse_rows(lines: Iterable[bytes]) -> Iterator[dict[str, Any] | None]:
+    """Yields the evaluation of each line of `metrics.jsonl`, None for a damaged line."""
+    for line in lines:
+        try:
+            row = json.loads(line)
+            yield row if row.keys() == set(SCHEMA.names) else None
+        except (ValueError, AttributeError):
+            yield None
 
 
 def write_parquet(table: list[dict[str, Any]], path: Path) -> None:

@@ -22,7 +22,7 @@ from model.gpt import GPT
 from study.base.errors import UserError
 from study.base.files import PART, atomic_path
 from study.corpus import Corpus
-from study.training.evaluation_rows import METRICS, SCHEMA, Labels, rows
+from study.training.evaluation_rows import METRICS, METRICS_FILE, Labels, parse_rows, rows
 from study.training.schedule_file import ScheduleFile, read_schedule_file
 from study.training.trainer import Progress, Trainer, gpt_config
 
@@ -44,7 +44,7 @@ class RunFolder:
         self.path = path
         self.weights = path / "model.safetensors"
         self.config = path / "config.yaml"
-        self.metrics = path / "metrics.jsonl"
+        self.metrics = path / METRICS_FILE
         self.sample = path / "sample.txt"
         self.resume = path / "resume"
         self._seen: dict[int, dict[str, Any]] = {}  # by step, the evaluations that were in `metrics`
@@ -168,12 +168,8 @@ class RunFolder:
         if not self.metrics.exists():
             return []
         found = []
-        for number, line in enumerate(self.metrics.read_bytes().splitlines(), start=1):
-            try:
-                row = json.loads(line)
-                if row.keys() != set(SCHEMA.names):
-                    raise ValueError("not an evaluation")
-            except (ValueError, AttributeError):
+        for number, row in enumerate(parse_rows(self.metrics.read_bytes().splitlines()), start=1):
+            if row is None:
                 log.warning("%s is damaged at line %d, which is left out", self.metrics, number)
             else:
                 found.append(row)
