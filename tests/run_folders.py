@@ -3,11 +3,15 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from study.base.names import Key
 from study.tracking.run_points import write_time
+from study.tracking.run_record import RunRecord
 from study.training.evaluation_rows import METRICS, METRICS_FILE, SCHEMA
 
 PLACE = Path("trials", "00000")
+COMPLETED: dict[str, Any] = {"status": "FINISHED", "end_tags": {"outcome": "completed"}, "is_final": True}
 
 
 def line(step: int, outcome: str | None = None) -> bytes:
@@ -26,3 +30,8 @@ def evaluate(root: Path, steps: Iterable[int], times_ms: Iterable[int] = (), pla
     for step, time_ms in zip(steps, times_ms, strict=False):
         write_time(folder, step, time_ms)
     return folder / METRICS_FILE
+
+
+def trial(key: Key = 0, place: Path = PLACE, **more: Any) -> RunRecord:
+    """Returns how a trial should look, which goes on unless `more` says otherwise."""
+    return RunRecord(key=key, name=f"trial-{key}", place=str(place), **{"params": {}, "tags": {}} | more)

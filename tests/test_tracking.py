@@ -20,7 +20,7 @@ from study.tracking.run_points import RunPoints
 from study.tracking.run_record import RunRecord
 from study.tracking.store import StudyStore
 from study.tracking.writer import StudyWriter
-from tests.run_folders import PLACE, evaluate, line
+from tests.run_folders import COMPLETED, PLACE, evaluate, line, trial
 
 
 def read_steps(points: RunPoints) -> list[int]:
@@ -76,22 +76,16 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
 
 
-def write(writer: StudyWriter, root: Path) -> None:
+def write(writer: StudyWriter) -> None:
     writer.start_study({"space": "dynamic_dropout"}, {"commit": "abc"}, "a note")
-    writer.start_run(0, "trial-0-linear", {"schedule.kind": "linear", "schedule.initial_rate": 0.2}, {}, PLACE)
-    writer.changed(0, 10)
-    weights = root / PLACE / "model.safetensors"
-    writer.end_run(0, Outcome.COMPLETED, files={weights: CHECKPOINT})
+    params = {"schedule.kind": "linear", "schedule.initial_rate": 0.2}
+    writer.describe(trial(params=params, **COMPLETED, closing_files=((f"{PLACE}/model.safetensors", CHECKPOINT),)))
     writer.log(1, {"best_val_loss": 0.5})
     writer.end_study("FINISHED")
 
 
 def study(name: str, **more: Any) -> RunRecord:
     return RunRecord(key=PARENT_RUN, name=name, params={}, tags={}, **more)
-
-
-def trial(**more: Any) -> RunRecord:
-    return RunRecord(key=0, name="trial-0", params={}, place=str(PLACE), **more)
 
 
 def session(uri: str, root: Path, *records: RunRecord) -> StudyStore:
@@ -115,12 +109,12 @@ def test_sending_all_again_changes_nothing(uri: str, tmp_path: Path) -> None:
     (tmp_path / PLACE / "model.safetensors").write_bytes(b"weights")
     for _ in range(2):  # two sessions
         writer = StudyWriter(uri, "twice", tmp_path)
-        write(writer, tmp_path)
+        write(writer)
         assert writer.close(30)
     parent, child = sorted(runs(client, "twice"), key=lambda run: run.data.tags["role"])
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert child.data.tags["outcome"] == "completed"
-    assert child.data.tags["mlflow.runName"] == "trial-0-linear"
+    assert child.data.tags["mlflow.runName"] == "trial-0"
     assert child.data.params == {"schedule.kind": "linear", "schedule.initial_rate": "0.2"}
     assert {run.info.status for run in (parent, child)} == {"FINISHED"}
     history = client.get_metric_history(child.info.run_id, "val_loss")
@@ -145,14 +139,8 @@ def test_a_round_costs_what_has_changed(uri: str, tmp_path: Path, monkeypatch: p
     places = {number: Path("trials", str(number)) for number in range(20)}
     for place in places.values():
         evaluate(tmp_path, range(0, 50, 10), place=place)
-    ended = [
-        RunRecord(
-            key=number, name=f"trial-{number}", params={"a": 1}, tags={"outcome": "completed"}, place=str(place),
-            status="FINISHED", is_final=True,
-        )
-        for number, place in places.items()
-    ]  # fmt: skip
-    going_on = RunRecord(key=20, name="trial-20", params={}, tags={}, place="trials/20")
+    ended = [trial(number, place, params={"a": 1}, **COMPLETED) for number, place in places.items()]
+    going_on = trial(20, Path("trials/20"))
 
     def store() -> StudyStore:
         return session(uri, tmp_path, study("costs"), *ended, going_on)
@@ -184,7 +172,7 @@ def test_a_trial_that_goes_on_has_no_outcome_until_it_ends(uri: str, tmp_path: P
     ]
     for step, (status, tags) in enumerate(ends):
         evaluate(tmp_path, [step])
-        session(uri, tmp_path, study("goes-on"), trial(status=status, tags=tags, is_final=status == "FINISHED"))
+        session(uri, tmp_path, study("goes-on"), trial(status=status, end_tags=tags, is_final=status == "FINISHED"))
         (run,) = [run for run in runs(client, "goes-on") if run.data.tags["role"] == "trial"]
         assert run.info.status == status
         assert {key: run.data.tags[key] for key in ("outcome", "reason") if key in run.data.tags} == tags
@@ -194,7 +182,7 @@ def test_a_trial_that_goes_on_has_no_outcome_until_it_ends(uri: str, tmp_path: P
 
 def test_a_trial_that_is_stopped_twice_keeps_what_it_made_between(uri: str, tmp_path: Path) -> None:
     """The second session has no MLflow, and the third one finds the trial as the first one left it."""
-    stopped = trial(status="KILLED", tags={"outcome": "stopped_early", "reason": "the study was stopped"})
+    stopped = trial(status="KILLED", end_tags={"outcome": "stopped_early", "reason": "the study was stopped"})
     for steps in ([0], [10, 20]):
         evaluate(tmp_path, steps)
         session(uri, tmp_path, study("stopped"), stopped)
@@ -208,9 +196,8 @@ def test_a_study_is_settled_when_mlflow_has_its_end_and_all_trials(uri: str, tmp
         return has_all(at, "settled", Role.STUDY, Role.TRIAL, dict.fromkeys(numbers, Outcome.COMPLETED))
 
     assert settled() is False
-    ended = trial(status="FINISHED", tags={"outcome": "completed"}, is_final=True)
     for status, expected in (("KILLED", False), ("FINISHED", True), ("FAILED", True)):
-        session(uri, tmp_path, study("settled", status=status), ended)
+        session(uri, tmp_path, study("settled", status=status), trial(**COMPLETED))
         assert settled(0) is expected
     assert settled(0, 1) is False
     assert settled(at=f"sqlite:///{tmp_path / 'none.db'}") is False

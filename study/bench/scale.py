@@ -34,7 +34,6 @@ def measure(folder: Path, uri: str, trials: int, nodes: int, rate: float) -> Seq
     """Runs a study; returns a table with a line each 100 trials."""
 
     from dataclasses import replace
-    from functools import partial
 
     import ray
     from ray.cluster_utils import Cluster
@@ -43,10 +42,10 @@ def measure(folder: Path, uri: str, trials: int, nodes: int, rate: float) -> Seq
     from study.engine import RAY_ENVIRONMENT
     from study.engine.cluster import Room, Slots
     from study.engine.display import Display
+    from study.engine.optuna_runs import OptunaRuns, ask_known_good_first, open_optuna_study
     from study.engine.recorder import Recorder
     from study.engine.runner import Stop, run_trials
-    from study.engine.searcher import StudySearcher, ask_known_good_first, open_optuna_study
-    from study.engine.trial_specs import trial_spec
+    from study.engine.searcher import RunSearcher
     from study.records.optuna_study import open_storage
     from study.records.storage import Storage
     from study.records.study_layout import StudyConfig, StudyFolder
@@ -80,13 +79,11 @@ def measure(folder: Path, uri: str, trials: int, nodes: int, rate: float) -> Seq
     writer = StudyWriter(uri, config.name, at.path)
     meter = Meter(writer)
     with Display(console, trials, training.steps) as display:
-        recorder = Recorder(at.path, partial(trial_spec, config), Mirror(storage, at.path), writer, display, "")
-        listener = meter.watch(recorder)
         writer.start_study({}, {}, "")
-        room = Room(slots)
-        searcher = StudySearcher(optuna_study, config.space, training.steps, listener, room.has_more_than)
-        interval = gpus / rate
-        run_trials(searcher, None, _paced(at, interval), slots, trials, Stop(None), at.ray)
+        recorder = Recorder(at.path, Mirror(storage, at.path), writer, "the study was stopped")
+        source = OptunaRuns(optuna_study, config.space, training, trials)
+        searcher = RunSearcher(source, [display, recorder, meter], Room(slots).has_more_than)
+        run_trials(searcher, None, _paced(at, gpus / rate), slots, Stop(None), at.ray)
     writer.close(600)
     ray.shutdown()
     cluster.shutdown()
@@ -106,24 +103,20 @@ class Meter:
         self._writer = writer
         self._rows: list[tuple[int, int, float, float, int, float]] = []
         self._reports = self._ended = 0
-
-    def watch(self, recorder: Any) -> Any:
-        """Returns the recorder, which counts from now on."""
-        progressed, ended = recorder.trial_progressed, recorder.trial_ended
-
-        def on_progress(number: int, result: Any) -> None:
-            self._reports += 1
-            progressed(number, result)
-
-        def on_end(*args: Any) -> None:
-            ended(*args)
-            self._ended += 1
-            if self._ended % 100 == 0 or self._ended == 20:
-                self._note()
-
-        recorder.trial_progressed, recorder.trial_ended = on_progress, on_end
         self._note()
-        return recorder
+
+    def run_started(self, spec: Any) -> None:
+        """Counts nothing."""
+
+    def run_progressed(self, spec: Any, result: Any) -> None:
+        """Counts a report."""
+        self._reports += 1
+
+    def run_ended(self, spec: Any, ending: Any) -> None:
+        """Counts a trial, and notes what was used by then."""
+        self._ended += 1
+        if self._ended % 100 == 0 or self._ended == 20:
+            self._note()
 
     def lines(self) -> list[str]:
         """Returns the table."""
@@ -133,13 +126,13 @@ class Meter:
             memory = (m - m0) / max(1, n - n0) / 1e3
             out.append(f"{n:6d} {r:8d} {cpu:16.2f} {sender:13.2f} {m / 1e6:7.0f} {memory:11.0f} {late:16.1f}")
         sent = self._writer.last_round
-        return [*out, f"latest metric of all: {sent.latest_s:.1f} s; {sent.points_sent} points sent"]
+        return [*out, f"latest metric of all: {sent['latest_s']:.1f} s; {sent['points_sent']} points sent"]
 
     def _note(self) -> None:
         times = os.times()
         rss = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         sent = self._writer.last_round  # of the process that sends to MLflow, which is not the driver's
-        sender, late = (sent.cpu_s, sent.latest_s) if sent else (0.0, 0.0)
+        sender, late = (sent["cpu_s"], sent["latest_s"]) if sent else (0.0, 0.0)
         self._rows.append((self._ended, self._reports, times.user + times.system, sender, rss, late))
 
 

@@ -48,7 +48,7 @@ class Run:
         return f"{self.arm}/seed-{self.seed}"
 
     def spec(self, root: Path, training: TrainingConfig) -> RunSpec:
-        """Returns the run as the engine needs it; `root` is the confirmation's folder."""
+        """Returns the run as the engine needs it; `root` is the study's folder."""
         return RunSpec(
             key=self.name,
             title=self.name,
@@ -57,6 +57,7 @@ class Run:
             training=replace(training, seed=self.seed),
             place=self.folder.path.relative_to(root),
             tags={ARM: self.arm, SEED: str(self.seed)},
+            full_evaluation=True,
         )
 
 
@@ -67,7 +68,7 @@ class ConfirmationConfig:
     Attributes:
         top: how many of the study's best were asked for, and `found`: those that there are.
         seeds: of each arm; more of them continue a confirmation.
-        tracking_uri: where MLflow was first; hidden if it holds a password.
+        tracking_uri: where MLflow was last; hidden if it holds a password.
         packed: whether runs have shared a GPU, so that their times mean nothing.
         training: of all runs, but for the seed.
     """

@@ -18,6 +18,8 @@ class RunSpec:
         title: what a person calls the run.
         name: the run's name in MLflow, and `tags`: its tags there.
         place: where in the study's folder the run's folder is.
+        protected: whether early stopping spares the run.
+        full_evaluation: whether the run is measured as a confirmation wants it.
     """
 
     key: Key
@@ -27,6 +29,8 @@ class RunSpec:
     training: TrainingConfig
     place: Path
     tags: Mapping[str, str] = field(default_factory=dict)
+    protected: bool = False
+    full_evaluation: bool = False
 
     def params(self) -> dict[str, Any]:
         """Returns the run's params in MLflow."""

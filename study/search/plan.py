@@ -20,9 +20,8 @@ from study.corpus import Corpus, corpus_id, load_corpus
 from study.engine.cluster import Slots, cluster_gpus, share_out, start_ray
 from study.engine.memory_check import Estimate, check_memory, try_out
 from study.engine.node_checks import check_nodes
-from study.engine.searcher import open_optuna_study
+from study.engine.optuna_runs import OUTCOMES, open_optuna_study
 from study.engine.shared_corpus import SharedCorpus, share
-from study.engine.trial_specs import OUTCOMES
 from study.records.journal import mend
 from study.records.lock import StudyLock
 from study.records.optuna_study import check_database, finished, open_database, open_storage

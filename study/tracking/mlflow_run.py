@@ -1,99 +1,61 @@
 """What MLflow has of a run, as far as this process has asked or sent it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 
+from study.base.names import OUTCOME, REASON
 from study.tracking.run_points import Point, RunPoints
 
 
-@dataclass(kw_only=True)
 class MLflowRun:
-    """What MLflow has of a run.
+    """What MLflow has of a run. The points of a run that is not new are asked for when some are to be sent.
 
     Attributes:
-        params: the names.
-        latest_ms: the time of the newest point that is known.
+        params: the names of the params.
         files: reads the run's folder, from where the last reading ended.
+        latest_ms: the time of the newest point that is known.
     """
 
-    client: MlflowClient
-    run_id: str
-    status: str
-    params: set[str]
-    tags: dict[str, str]
-    started_ms: int
-    is_new: bool
-    latest_ms: int = 0
-    files: RunPoints | None = None
-    _histories: dict[str, set[int]] = field(default_factory=dict)  # of each metric that was asked for, the steps
-    _times: dict[int, int] = field(default_factory=dict)  # of each step
-
-    @classmethod
-    def found(cls, client: MlflowClient, run: Run) -> "MLflowRun":
-        """Returns a run that MLflow has; its points are asked for when some are to be sent."""
-        return cls(
-            client=client,
-            run_id=run.info.run_id,
-            status=run.info.status,
-            params=set(run.data.params),
-            tags=dict(run.data.tags),
-            started_ms=run.info.start_time,
-            is_new=False,
-        )
-
-    @classmethod
-    def created(cls, client: MlflowClient, run: Run, tags: dict[str, str]) -> "MLflowRun":
-        """Returns a run that was made just now, and has no points."""
-        return cls(
-            client=client,
-            run_id=run.info.run_id,
-            status=run.info.status,
-            params=set(),
-            tags=dict(tags),
-            started_ms=run.info.start_time,
-            is_new=True,
-        )
+    def __init__(self, client: MlflowClient, run: Run, *, is_new: bool) -> None:
+        self._client, self._is_new = client, is_new
+        self.run_id, self.status, self.started_ms = run.info.run_id, run.info.status, run.info.start_time
+        self.params, self.tags = set(run.data.params), dict(run.data.tags)
+        self.files: RunPoints | None = None
+        self.latest_ms = 0
+        self._steps: dict[str, set[int]] = {}  # of each metric that was asked for
+        self._times: dict[int, int] = {}  # of each step
 
     @property
-    def has_points(self) -> bool:
-        """Whether the run has made an evaluation."""
-        return self.files is not None and self.files.last_step >= 0
+    def end_tags(self) -> dict[str, str]:
+        """The tags that only a run with an end has."""
+        return {key: self.tags[key] for key in (OUTCOME, REASON) if key in self.tags}
 
     def lacks(self, points: Iterable[Point]) -> list[Metric]:
         """Returns the points that MLflow lacks, by step. A point's time lies between those of the steps around it."""
-        points = list(points)
-        for name in {point.metric for point in points}:
-            self._ask(name)
-        lacking = {(p.step, p.metric): p for p in points if p.step not in self._histories[p.metric]}
-        metrics = []
-        for (step, name), point in sorted(lacking.items()):
-            self._times.setdefault(step, self._between(step, point.time_ms))
-            metrics.append(Metric(name, point.value, self._times[step], step))
-        return metrics
+        lacking = {(p.step, p.metric): p for p in points if p.step not in self._steps_of(p.metric)}
+        for step, name in sorted(lacking):
+            if step not in self._times:
+                before = [at for earlier, at in self._times.items() if earlier < step]
+                after = [at for later, at in self._times.items() if later > step]
+                self._times[step] = max([min([lacking[step, name].time_ms, *after]), *before])
+        return [Metric(name, p.value, self._times[step], step) for (step, name), p in sorted(lacking.items())]
 
     def note(self, metrics: Iterable[Metric]) -> None:
         """Notes points that were sent."""
         for metric in metrics:
-            self._histories[metric.key].add(metric.step)
+            self._steps[metric.key].add(metric.step)
             self.latest_ms = max(self.latest_ms, metric.timestamp)
 
     def forget_points(self) -> None:
         """Frees the memory of what a run that is closed does not need."""
-        self._histories, self._times, self.is_new, self.files = {}, {}, False, None
+        self._steps, self._times, self._is_new, self.files = {}, {}, False, None
 
-    def _ask(self, name: str) -> None:
-        if name not in self._histories:
-            history = [] if self.is_new else self.client.get_metric_history(self.run_id, name)
-            self._histories[name] = {point.step for point in history}
+    def _steps_of(self, metric: str) -> set[int]:
+        if metric not in self._steps:
+            history = [] if self._is_new else self._client.get_metric_history(self.run_id, metric)
+            self._steps[metric] = {point.step for point in history}
             self._times |= {point.step: point.timestamp for point in history}
             self.latest_ms = max([self.latest_ms, *(point.timestamp for point in history)])
-
-    def _between(self, step: int, time_ms: int) -> int:
-        if step > max(self._times, default=-1):  # nearly always
-            return max(time_ms, self._times[max(self._times)] if self._times else 0)
-        before = [at for earlier, at in self._times.items() if earlier < step]
-        after = [at for later, at in self._times.items() if later > step]
-        return max([min([time_ms, *after]), *before])
+        return self._steps[metric]

@@ -12,7 +12,6 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any
@@ -25,27 +24,10 @@ from study.tracking.run_record import RunRecord
 KILL_SECONDS = 5.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Round:
-    """What came of a round.
-
-    Attributes:
-        error: why MLflow does not answer, in a line; None if it answers.
-        refused: lines about what MLflow refuses for good.
-        left: how many runs MLflow may still lack something of.
-        runs: the run ids that have changed since the round before, by key.
-        points_sent: how many points this process has sent; `latest_s`: how old the oldest of them was by then.
-        cpu_s: the CPU time of this process.
-    """
-
-    error: str | None
-    refused: Sequence[str]
-    left: int
-    experiment_id: str | None
-    runs: Sequence[tuple[Key, str]]
-    points_sent: int
-    latest_s: float
-    cpu_s: float
+Answer = dict[str, Any]
+"""What came of a round: `error` is why MLflow does not answer, None if it does; `refused` are lines about what MLflow
+refuses for good; `left` is how many runs MLflow may still lack something of; `runs` are new run ids, with their keys;
+`points_sent` is how many points were sent, `latest_s` how old the oldest was by then, and `cpu_s` the CPU time used."""
 
 
 class StoreProcess:
@@ -62,7 +44,7 @@ class StoreProcess:
         self._process: subprocess.Popen[str] | None = None
         self._closed = False
 
-    def round(self, records: Sequence[RunRecord], changed: Mapping[Key, int], seconds: float) -> Round:
+    def round(self, records: Sequence[RunRecord], changed: Mapping[Key, int], seconds: float) -> Answer:
         """Tells the process what has changed, and lets it send for about so many seconds what MLflow lacks.
 
         Raises:
@@ -74,7 +56,7 @@ class StoreProcess:
             assert process.stdin is not None
             assert process.stdout is not None
             _write(process.stdin, question)
-            return Round(**json.loads(process.stdout.readline()))
+            return dict(json.loads(process.stdout.readline()))
         except (OSError, ValueError) as error:  # ValueError: the answer is empty, or half of one
             self._drop()
             reason = f" ({error})" if isinstance(error, OSError) else ""
@@ -158,18 +140,18 @@ def _answer_all(lines: "SimpleQueue[str]", answers: IO[str]) -> None:
         except Exception as raised:  # whatever a store raises that is away: the next round tries again
             error = redacted((str(raised).strip().splitlines() or [type(raised).__name__])[0])[:200]
         runs = {key: run.run_id for key, run in store.runs.items()}
-        answer = Round(
-            error=error,
-            refused=store.refused,
-            left=store.left,
-            experiment_id=store.experiment_id,
-            runs=[(key, run_id) for key, run_id in runs.items() if told.get(key) != run_id],
-            points_sent=store.points_sent,
-            latest_s=store.latest_s,
-            cpu_s=time.process_time(),
-        )
+        answer = {
+            "error": error,
+            "refused": store.refused,
+            "left": store.left,
+            "experiment_id": store.experiment_id,
+            "runs": [(key, run_id) for key, run_id in runs.items() if told.get(key) != run_id],
+            "points_sent": store.points_sent,
+            "latest_s": store.latest_s,
+            "cpu_s": time.process_time(),
+        }
         store.refused, told = [], runs
-        _write(answers, vars(answer))
+        _write(answers, answer)
 
 
 def _record(d: dict[str, Any]) -> RunRecord:

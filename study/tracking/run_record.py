@@ -1,7 +1,7 @@
 """How a run should look in MLflow, as its driver describes it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from study.base.names import Key
@@ -21,7 +21,7 @@ class RunRecord:
         points: the metrics that no folder has, as (name, step, value).
         closing_files: are sent before the run is closed, and never again.
         more_files: are sent whenever they have changed.
-        status: MLflow's.
+        status: MLflow's, and `end_tags`: the tags that only a run with an end has.
         is_final: whether nothing of the run will change after its end.
         started_ms: when it began, in milliseconds since the epoch; None for the time at which MLflow hears of it.
         ended_ms: likewise.
@@ -36,6 +36,7 @@ class RunRecord:
     closing_files: tuple[Artifact, ...] = ()
     more_files: tuple[Artifact, ...] = ()
     status: str = RUNNING
+    end_tags: Mapping[str, str] = field(default_factory=dict)
     is_final: bool = False
     started_ms: int | None = None
     ended_ms: int | None = None

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from study.base.names import NUMBER, OUTCOME, PARENT, PARENT_RUN, REASON, ROLE, RUN_NAME, Key, Role
+from study.base.names import NUMBER, PARENT, PARENT_RUN, ROLE, RUN_NAME, Key, Role
 from study.base.uris import redacted
 from study.records.storage import Storage
 from study.tracking import view
@@ -26,7 +26,6 @@ METRICS_AT_ONCE = 1000
 """MLflow's limit."""
 WORKER_SECONDS = 60.0
 """For so long an evaluation that a worker has reported may be missing from an object store."""
-END_TAGS = (OUTCOME, REASON)
 HOPELESS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST")
 
 
@@ -147,7 +146,7 @@ class StudyStore:
             for run in runs:
                 if run is not kept:
                     self._client.delete_run(run.info.run_id)
-            self.runs[key] = MLflowRun.found(self._client, kept)
+            self.runs[key] = MLflowRun(self._client, kept, is_new=False)
         self.experiment_id = experiment_id
 
     def _compare(self, record: RunRecord) -> None:
@@ -155,77 +154,64 @@ class StudyStore:
         run = self.runs.get(record.key) or self._create(record)
         if _is_closed(record, run):
             return
-        if record.status == RUNNING:
-            self._reopen(run)
+        if record.status == RUNNING and run.status != RUNNING:
+            self._client.update_run(run.run_id, status=RUNNING)
+            run.status = RUNNING
+            self._set_end_tags(record, run)
         params = [Param(key, _text(value)) for key, value in record.params.items() if key not in run.params]
-        wanted = {RUN_NAME: record.name, **record.tags}
-        tags = {k: v for k, v in wanted.items() if k not in END_TAGS and run.tags.get(k) != v}
+        tags = {key: value for key, value in _tags_of(record).items() if run.tags.get(key) != value}
         if params or tags:
             with self._unless_refused(record.key, "params and tags"):
-                self._client.log_batch(run.run_id, params=params, tags=_tags(tags))
+                self._client.log_batch(run.run_id, params=params, tags=[RunTag(*tag) for tag in tags.items()])
                 run.params |= {param.key for param in params}
                 run.tags |= tags
-        points = [Point(*point, _now_ms()) for point in record.points]
-        is_there = True
+        points, is_there = [Point(*point, _now_ms()) for point in record.points], True
         if record.place is not None:
             run.files = run.files or RunPoints(self._root / record.place, self._storage)
             is_there = run.files.fetch()
             points += run.files.read()
-            is_there = is_there and not self._is_late(record.key, run.files)
-        self._send_points(record.key, run, points)
+            reported = self._changed[record.key]
+            if self._storage.is_remote and run.files.last_step < reported:  # the worker may yet send it
+                since = self._late.setdefault(record.key, time.monotonic())
+                is_there = is_there and time.monotonic() >= since + WORKER_SECONDS
+        metrics = run.lacks(points)
+        for first in range(0, len(metrics), METRICS_AT_ONCE):
+            with self._unless_refused(record.key, "metrics"):
+                self._client.log_batch(run.run_id, metrics=(sent := metrics[first : first + METRICS_AT_ONCE]))
+                run.note(sent)
+                self.points_sent += len(sent)
+                self.latest_s = max(self.latest_s, (_now_ms() - min(metric.timestamp for metric in sent)) / 1000)
         if not is_there:
             raise _TooEarlyError
-
-    def _is_late(self, key: Key, files: RunPoints) -> bool:
-        """Whether the object store still lacks an evaluation that its worker may yet send."""
-        if not self._storage.is_remote or files.last_step >= self._changed.get(key, -1):
-            self._late.pop(key, None)
-            return False
-        return time.monotonic() < self._late.setdefault(key, time.monotonic()) + WORKER_SECONDS
-
-    def _send_points(self, key: Key, run: MLflowRun, points: Iterable[Point]) -> None:
-        metrics = run.lacks(points)
-        while metrics:
-            room, rest = metrics[:METRICS_AT_ONCE], metrics[METRICS_AT_ONCE:]
-            with self._unless_refused(key, "metrics"):
-                self._client.log_batch(run.run_id, metrics=room)
-                run.note(room)
-                self.points_sent += len(room)
-                self.latest_s = max(self.latest_s, (_now_ms() - min(metric.timestamp for metric in room)) / 1000)
-            metrics = rest
+        self._late.pop(record.key, None)
 
     def _close(self, record: RunRecord) -> None:
         """Sends a run's files, and its end if it has one."""
-        run = self.runs[record.key]
-        if not _is_closed(record, run):
-            for artifact in record.closing_files:
-                self._send_file(record.key, artifact)
-        for artifact in record.more_files:
+        run = self.runs.get(record.key) or self._create(record)
+        is_closed = _is_closed(record, run)
+        for artifact in (*(() if is_closed else record.closing_files), *record.more_files):
             self._send_file(record.key, artifact)
-        if record.status == RUNNING or _is_closed(record, run):
+        if record.status == RUNNING or is_closed:
             return
         if record.key == PARENT_RUN:
             self.experiment_id = None
             self._ask()  # a last look for duplicate runs
-        run = self.runs.get(record.key) or self._create(record)
-        ended = max(record.ended_ms or _now_ms(), run.started_ms, run.latest_ms)
+            run = self.runs.get(record.key) or self._create(record)
         with self._unless_refused(record.key, "end"):
-            for tag in set(END_TAGS) & run.tags.keys() - record.tags.keys():
-                self._client.delete_tag(run.run_id, tag)
-            ends = {key: value for key, value in record.tags.items() if key in END_TAGS}
-            self._client.log_batch(run.run_id, tags=_tags(ends))
+            self._set_end_tags(record, run)
+            ended = max(record.ended_ms or _now_ms(), run.started_ms, run.latest_ms)
             self._client.set_terminated(run.run_id, record.status, ended)
-            run.status, run.tags = record.status, {k: v for k, v in run.tags.items() if k not in END_TAGS} | ends
+            run.status = record.status
         if record.is_final:
             run.forget_points()
 
-    def _reopen(self, run: MLflowRun) -> None:
-        if run.status != RUNNING:
-            self._client.update_run(run.run_id, status=RUNNING)
-            run.status = RUNNING
-        for tag in set(END_TAGS) & run.tags.keys():
+    def _set_end_tags(self, record: RunRecord, run: MLflowRun) -> None:
+        for tag in run.end_tags.keys() - record.end_tags.keys():
             self._client.delete_tag(run.run_id, tag)
             del run.tags[tag]
+        for tag, value in record.end_tags.items():
+            self._client.set_tag(run.run_id, tag, value)
+            run.tags[tag] = value
 
     def _send_file(self, key: Key, artifact: Artifact) -> None:
         name, folder = artifact
@@ -242,7 +228,8 @@ class StudyStore:
                         self._client.log_artifact(self.runs[key].run_id, str(path), folder)
                         self._files[key, artifact] = signature
         except FileNotFoundError:
-            if key == PARENT_RUN or self.runs[key].has_points:  # else the run has failed before it made the file
+            files = self.runs[key].files
+            if files is None or files.last_step >= 0:  # else the run failed before it made any
                 self._refuse(key, name, f"there is no file {path.name} in {path.parent}")
         except OSError as error:
             if not self._storage.is_remote or error.errno is not None:
@@ -251,14 +238,12 @@ class StudyStore:
 
     def _create(self, record: RunRecord) -> MLflowRun:
         assert self.experiment_id is not None
-        is_parent = record.key == PARENT_RUN
-        tags = {ROLE: self._parent if is_parent else self._child, RUN_NAME: record.name, **record.tags}
-        if not is_parent:
+        tags = {ROLE: self._parent, **_tags_of(record)}
+        if record.key != PARENT_RUN:
             parent = self.runs.get(PARENT_RUN) or self._create(self._records[PARENT_RUN])
-            tags |= {NUMBER[self._child]: str(record.key), PARENT: parent.run_id}
-        tags = {key: str(value) for key, value in tags.items() if key not in END_TAGS}
+            tags |= {ROLE: self._child, NUMBER[self._child]: str(record.key), PARENT: parent.run_id}
         run = self._client.create_run(self.experiment_id, start_time=record.started_ms or _now_ms(), tags=tags)
-        self.runs[record.key] = MLflowRun.created(self._client, run, tags)
+        self.runs[record.key] = MLflowRun(self._client, run, is_new=True)
         return self.runs[record.key]
 
     @contextmanager
@@ -284,12 +269,11 @@ class StudyStore:
 
 def _is_closed(record: RunRecord, run: MLflowRun) -> bool:
     """Whether MLflow has the end of a run, before which all else was sent."""
-    ends = [{key: tags[key] for key in END_TAGS if key in tags} for tags in (record.tags, run.tags)]
-    return record.is_final and record.status == run.status and ends[0] == ends[1]
+    return record.is_final and record.status == run.status and record.end_tags == run.end_tags
 
 
-def _tags(tags: Mapping[str, str]) -> list[RunTag]:
-    return [RunTag(key, value) for key, value in tags.items()]
+def _tags_of(record: RunRecord) -> dict[str, str]:
+    return {RUN_NAME: record.name, **record.tags}
 
 
 def _text(value: Any) -> str:

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from study.base.names import NOTE, OUTCOME, PARENT_RUN, REASON, STATUS, Key, Outcome, Role
+from study.base.names import NOTE, PARENT_RUN, Key, Role
 from study.records.storage import Storage
 from study.tracking.deadline import Deadline, in_seconds
-from study.tracking.process import Round, StoreProcess
-from study.tracking.run_record import Artifact, RunRecord
+from study.tracking.process import Answer, StoreProcess
+from study.tracking.run_record import RunRecord
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 5.0
@@ -29,6 +29,7 @@ class StudyWriter:
 
     The caller says how each run should look; a process of its own compares that, and the runs' folders, with MLflow, in
     rounds. Nothing is kept on disk: a later session describes the same runs again. Every method returns at once.
+    `runs` has the run ids that are known, by key, and `last_round` what came of the last round.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class StudyWriter:
         self._experiment, self._root, self._parent = experiment, root.absolute(), parent
         storage = storage or Storage(str(self._root.parent))
         self._process = StoreProcess(uri, experiment, self._root, storage, parent, child)
-        self._records: dict[Key, RunRecord] = {}
+        self.records: dict[Key, RunRecord] = {}
         self._news = threading.Condition()
         self._described: set[Key] = set()  # runs that the process is to be told of, and
         self._changed: dict[Key, int] = {}  # those with new evaluations, with the step of the last
@@ -51,30 +52,19 @@ class StudyWriter:
         self._in_round = self._failing = False
         self._stop, self._hurried = threading.Event(), threading.Event()
         self._answered = time.monotonic()
-        self.last_round: Round | None = None
+        self.last_round: Answer | None = None
         self.runs: Mapping[Key, str] = {}
         self.experiment_id: str | None = None
         self.closed = False
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
 
-    def start_study(self, params: Mapping[str, Any], tags: Mapping[str, str], note: str) -> None:
-        """Opens the parent run, anew or again."""
-        name = self._experiment if self._parent is Role.STUDY else f"{self._experiment}-{self._parent.value}"
-        self._describe(RunRecord(key=PARENT_RUN, name=name, params=params, tags={**tags, NOTE: note}))
-
-    def start_run(
-        self,
-        key: Key,
-        name: str,
-        params: Mapping[str, Any],
-        tags: Mapping[str, str],
-        place: Path,
-        started_ms: int | None = None,
-    ) -> None:
-        """Opens a run, anew or again. Its evaluations are in the folder at `place` in the study's."""
-        record = RunRecord(key=key, name=name, params=params, tags=tags, place=str(place), started_ms=started_ms)
-        self._describe(record)
+    def describe(self, record: RunRecord) -> None:
+        """Says how a run should look; the parent run comes first."""
+        with self._news:
+            self.records[record.key] = record
+            self._described.add(record.key)
+            self._news.notify_all()
 
     def changed(self, key: Key, step: int) -> None:
         """Says that a run has made an evaluation."""
@@ -82,54 +72,25 @@ class StudyWriter:
             self._changed[key] = step
             self._news.notify_all()
 
-    def tag(self, key: Key, tags: Mapping[str, str]) -> None:
-        """Sets tags of a run."""
-        self._describe(replace(self._records[key], tags={**self._records[key].tags, **tags}))
+    def artifacts(self, key: Key, files: Sequence[Path], folder: str | None = None) -> None:
+        """Uploads files, which lie in the study's folder or below it, as they are when they are sent."""
+        new = tuple((str(file.relative_to(self._root)), folder) for file in files)  # the study's folder may be moved
+        old = tuple(file for file in self.records[key].more_files if file not in new)
+        self.describe(replace(self.records[key], more_files=old + new))
+
+    def start_study(self, params: Mapping[str, Any], tags: Mapping[str, str], note: str) -> None:
+        """Opens the parent run, anew or again."""
+        name = self._experiment if self._parent is Role.STUDY else f"{self._experiment}-{self._parent.value}"
+        self.describe(RunRecord(key=PARENT_RUN, name=name, params=params, tags={**tags, NOTE: note}))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Logs metrics of the parent run, which has no folder."""
         points = tuple((name, step, value) for name, value in metrics.items())
-        record = self._records[PARENT_RUN]
-        self._describe(replace(record, points=record.points + points))
-
-    def artifacts(self, key: Key, files: Sequence[Path], folder: str | None = None) -> None:
-        """Uploads files, which lie in the study's folder or below it, as they are when they are sent."""
-        record, new = self._records[key], self._artifacts(files, folder)
-        others = tuple(file for file in record.more_files if file not in new)
-        self._describe(replace(record, more_files=others + new))
-
-    def end_run(
-        self,
-        key: Key,
-        outcome: Outcome,
-        reason: str | None = None,
-        files: Mapping[Path, str | None] | None = None,
-        is_final: bool = True,
-        ended_ms: int | None = None,
-    ) -> None:
-        """Closes a run with its outcome, after its evaluations and files.
-
-        Args:
-            files: with the artifact folder of each.
-            is_final: whether nothing of the run will change any more.
-        """
-        record = self._records[key]
-        tags = {k: v for k, v in record.tags.items() if k not in (OUTCOME, REASON)} | {OUTCOME: outcome.value}
-        artifacts = [self._artifacts([file], folder) for file, folder in (files or {}).items()]
-        self._describe(
-            replace(
-                record,
-                tags=tags | ({REASON: reason[:5000]} if reason else {}),
-                closing_files=sum(artifacts, ()),
-                status=STATUS[outcome],
-                is_final=is_final,
-                ended_ms=ended_ms,
-            )
-        )
+        self.describe(replace(self.records[PARENT_RUN], points=points))
 
     def end_study(self, status: str) -> None:
         """Closes the parent run."""
-        self._describe(replace(self._records[PARENT_RUN], status=status))
+        self.describe(replace(self.records[PARENT_RUN], status=status))
         self._hurried.set()  # nothing more is to come
 
     def patience(self, seconds: float) -> Deadline:
@@ -160,15 +121,6 @@ class StudyWriter:
         self.closed = True
         return done
 
-    def _describe(self, record: RunRecord) -> None:
-        with self._news:
-            self._records[record.key] = record
-            self._described.add(record.key)
-            self._news.notify_all()
-
-    def _artifacts(self, files: Sequence[Path], folder: str | None) -> tuple[Artifact, ...]:
-        return tuple((str(file.relative_to(self._root)), folder) for file in files)  # the study's folder may be moved
-
     def _has_work(self) -> bool:
         return bool(self._described or self._changed or self._left or self._in_round)
 
@@ -178,7 +130,7 @@ class StudyWriter:
                 self._news.wait_for(self._has_work, timeout=0.5)
                 if not self._has_work():
                     continue
-                records = [self._records[key] for key in sorted(self._described, key=lambda key: key != PARENT_RUN)]
+                records = [self.records[key] for key in sorted(self._described, key=lambda key: key != PARENT_RUN)]
                 changed, self._described, self._changed = self._changed, set(), {}
                 self._in_round = True
             started = time.monotonic()
@@ -197,21 +149,24 @@ class StudyWriter:
             found = self._process.round(records, changed, ROUND_SECONDS)
         except ConnectionError as error:
             with self._news:  # the next process knows of no run
-                self._described, self._left = set(self._records), 0
+                self._described, self._left = set(self.records), 0
             self._warn_once(str(error))
             return False
-        self.last_round, self._left = found, found.left
-        self.experiment_id = found.experiment_id or self.experiment_id
-        if found.runs:
-            self.runs = {**self.runs, **dict(found.runs)}  # a new dict: others may be reading the old one
-        for line in found.refused:
+        is_done_with_some = found["left"] < max(1, self._left) or bool(records or changed)
+        self.last_round, self._left = found, found["left"]
+        self.experiment_id = found["experiment_id"] or self.experiment_id
+        if found["runs"]:
+            self.runs = {**self.runs, **dict(found["runs"])}  # a new dict: others may be reading the old one
+        for line in found["refused"]:
             log.warning("MLflow cannot take %s", line)
-        if found.error is not None:
-            self._warn_once(found.error)
+        if found["error"] is not None:
+            self._warn_once(found["error"])
             return False
         if self._failing:
             log.warning("MLflow answers again")
-        self._failing, self._answered = False, time.monotonic()
+        self._failing = False
+        if is_done_with_some:  # else files are awaited, from an object store that may be away for long
+            self._answered = time.monotonic()
         return True
 
     def _warn_once(self, reason: str) -> None:

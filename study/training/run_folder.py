@@ -27,6 +27,7 @@ from study.training.schedule_file import ScheduleFile, read_schedule_file
 from study.training.trainer import Progress, Trainer, gpt_config
 
 log = logging.getLogger(__name__)
+WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
 CHECKPOINT_SHARE = 0.01
 """Of the time, what writing checkpoints may take: a large model's state would stall a fast GPU at every evaluation."""
 KEPT_CHECKPOINTS = 2
@@ -42,8 +43,8 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.weights = path / "model.safetensors"
-        self.config = path / "config.yaml"
+        self.weights = path / WEIGHTS
+        self.config = path / CONFIG
         self.metrics = path / METRICS_FILE
         self.sample = path / "sample.txt"
         self.resume = path / "resume"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from study.base.errors import UserError
-from study.engine.searcher import open_optuna_study
+from study.engine.optuna_runs import open_optuna_study
 from study.records import journal
 from study.records.optuna_study import open_storage
 

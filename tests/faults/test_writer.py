@@ -14,7 +14,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from study.base.names import Outcome, Role
+from study.base.names import Role
 from study.engine.runner import Stop
 from study.records.storage import Storage
 from study.tracking.client import connect
@@ -22,7 +22,7 @@ from study.tracking.run_record import RunRecord
 from study.tracking.store import StudyStore
 from study.tracking.writer import StudyWriter
 from tests.conftest import environment
-from tests.run_folders import PLACE, evaluate
+from tests.run_folders import COMPLETED, PLACE, evaluate, trial
 
 pytestmark = pytest.mark.faults
 NOW = 2_000_000_000_000
@@ -33,20 +33,19 @@ def test_a_step_is_logged_once_and_in_order(tmp_path: Path) -> None:
     evaluate(tmp_path, [0, 10, 10, 20], [NOW, NOW - 3_600_000, NOW + 5, NOW - 7])
     writer = StudyWriter(uri, "name", tmp_path)
     writer.start_study({}, {}, "")
-    writer.start_run(0, "trial-0", {}, {}, PLACE)
+    writer.describe(trial())
     assert writer.close(60)
     evaluate(tmp_path, [20, 30], [NOW + 9, NOW - 9])
     again = StudyWriter(uri, "name", tmp_path)  # another session
     again.start_study({}, {}, "")
-    again.start_run(0, "trial-0", {}, {}, PLACE)
-    again.end_run(0, Outcome.COMPLETED)
+    again.describe(trial(**COMPLETED))
     assert again.close(60)
     client = connect(uri)
-    (trial,) = client.search_runs(["1"], "tags.role = 'trial'")
-    points = client.get_metric_history(trial.info.run_id, "val_loss")
+    (child,) = client.search_runs(["1"], "tags.role = 'trial'")
+    points = client.get_metric_history(child.info.run_id, "val_loss")
     assert [point.step for point in points] == [0, 10, 20, 30]
     assert all(point.timestamp == NOW for point in points)
-    assert trial.info.end_time >= NOW
+    assert child.info.end_time >= NOW
 
 
 def test_a_damaged_line_holds_up_nothing_and_comes_when_it_is_made_again(tmp_path: Path) -> None:
@@ -57,7 +56,7 @@ def test_a_damaged_line_holds_up_nothing_and_comes_when_it_is_made_again(tmp_pat
     file.write_bytes(whole.replace(b'"step": 10', b'"step" 10'))
     writer = StudyWriter(uri, "name", tmp_path)
     writer.start_study({}, {}, "")
-    writer.start_run(0, "trial-0", {}, {}, PLACE)
+    writer.describe(trial())
     assert writer.flush(60)
     client = connect(uri)
     points = client.get_metric_history(writer.runs[0], "val_loss")
@@ -82,13 +81,13 @@ def test_all_is_sent_once_though_the_process_that_sends_is_killed(
     writer = StudyWriter(uri, "name", tmp_path)
     writer.start_study({}, {}, "")
     evaluate(tmp_path, [0, 10])
-    writer.start_run(0, "trial-0", {}, {}, PLACE)
+    writer.describe(trial())
     assert writer.flush(60)
     run_ids = dict(writer.runs)
     sender(os.getpid()).kill()
     evaluate(tmp_path, [20])
     writer.changed(0, 20)
-    writer.end_run(0, Outcome.COMPLETED)
+    writer.describe(trial(**COMPLETED))
     assert writer.close(60)
     assert "the process that sends to MLflow has died" in caplog.text
     assert dict(writer.runs) == run_ids
@@ -124,11 +123,8 @@ def test_whatever_request_fails_all_arrives_once(tmp_path: Path, method: str, af
     (tmp_path / PLACE / "config.yaml").write_text("x")
     records = [
         RunRecord(key=-1, name="name", params={"a": 1}, tags={"b": "c"}, points=(("best_val_loss", 1, 1.0),)),
-        RunRecord(
-            key=0, name="trial-0", params={"d": 2}, tags={"outcome": "completed"}, place=str(PLACE), status="FINISHED",
-            is_final=True, closing_files=((f"{PLACE}/config.yaml", "checkpoint"),),
-        ),
-    ]  # fmt: skip
+        trial(params={"d": 2}, closing_files=((f"{PLACE}/config.yaml", "checkpoint"),), **COMPLETED),
+    ]
     original = getattr(MlflowClient, method)
     for failing in range(1, 9):  # the first request of the kind, the second, ...
         name, calls = f"{method}-{failing}", iter(range(1, 1 << 30))
@@ -152,13 +148,13 @@ def test_whatever_request_fails_all_arrives_once(tmp_path: Path, method: str, af
         assert store.left == 0
         experiment = client.get_experiment_by_name(name)
         (parent,) = client.search_runs([experiment.experiment_id], "tags.role = 'study'")
-        (trial,) = client.search_runs([experiment.experiment_id], "tags.role = 'trial'")
+        (child,) = client.search_runs([experiment.experiment_id], "tags.role = 'trial'")
         assert [point.step for point in client.get_metric_history(parent.info.run_id, "best_val_loss")] == [1]
-        points = client.get_metric_history(trial.info.run_id, "val_loss")
+        points = client.get_metric_history(child.info.run_id, "val_loss")
         assert [(point.step, point.timestamp) for point in points] == list(zip([0, 10, 20], times, strict=True))
-        assert (trial.info.status, trial.data.tags["outcome"]) == ("FINISHED", "completed")
-        assert (parent.data.params, trial.data.params) == ({"a": "1"}, {"d": "2"})
-        assert [file.path for file in client.list_artifacts(trial.info.run_id, "checkpoint")] == [
+        assert (child.info.status, child.data.tags["outcome"]) == ("FINISHED", "completed")
+        assert (parent.data.params, child.data.params) == ({"a": "1"}, {"d": "2"})
+        assert [file.path for file in client.list_artifacts(child.info.run_id, "checkpoint")] == [
             "checkpoint/config.yaml"
         ]
     assert failing > 1, "no request failed"
@@ -172,7 +168,7 @@ def test_a_run_that_someone_has_deleted_stays_deleted(tmp_path: Path, caplog: py
         writer = StudyWriter(uri, "name", tmp_path)
         writer.start_study({}, {}, "")
         for number, place in places.items():
-            writer.start_run(number, f"trial-{number}", {}, {}, place)
+            writer.describe(trial(number, place))
         assert writer.flush(60)
         if session == 0:
             client.delete_run(writer.runs[0])
@@ -184,8 +180,8 @@ def test_a_run_that_someone_has_deleted_stays_deleted(tmp_path: Path, caplog: py
         assert writer.close(60)
         line = "MLflow cannot take the metrics of trial 0, which is left out: the run was deleted"
         assert caplog.text.count(line) == session + 1
-        (trial,) = client.search_runs(["1"], "tags.role = 'trial'")
-        steps = [point.step for point in client.get_metric_history(trial.info.run_id, "val_loss")]
+        (child,) = client.search_runs(["1"], "tags.role = 'trial'")
+        steps = [point.step for point in client.get_metric_history(child.info.run_id, "val_loss")]
         assert steps == list(range(0, 20 * session + 20, 10))
 
 
@@ -214,8 +210,8 @@ def test_files_outside_the_study_are_not_uploaded(tmp_path: Path, caplog: pytest
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     writer = StudyWriter(uri, "name", folder)
     writer.start_study({}, {}, "")
-    writer.start_run(0, "trial-0", {}, {}, PLACE)
-    writer.end_run(0, Outcome.COMPLETED, files={folder / PLACE / "config.yaml": "checkpoint"})
+    writer.describe(trial())
+    writer.describe(trial(**COMPLETED, closing_files=((f"{PLACE}/config.yaml", "checkpoint"),)))
     assert writer.close(60)
     assert connect(uri).list_artifacts(writer.runs[0]) == []
     assert "config.yaml is not in the study's folder" in caplog.text
