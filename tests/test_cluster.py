@@ -148,8 +148,6 @@ def test_a_study_loses_a_node_and_gains_another(
         "study.yaml",
         "study.copy.yaml",
         "optuna.journal",
-        "mlflow.spool",
-        "mlflow.sent",
         "best_schedule.yaml",
         "report.html",
         "figures",

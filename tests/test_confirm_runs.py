@@ -20,7 +20,8 @@ from study.corpus import load_corpus
 from study.training.config import PRESETS
 from study.training.evaluation import windows
 from study.training.evaluation_rows import Labels
-from study.training.measures import Measures, run_measured
+from study.training.measures import run_measured
+from study.training.measures_file import Measures
 from study.training.run_folder import RunFolder
 from study.training.schedule_file import ScheduleFile
 from study.training.trainer import Trainer

@@ -50,14 +50,13 @@ def test_a_worker_with_a_broken_gpu_ends_and_does_not_fail_the_trial(
     monkeypatch.setattr(trial.ray, "get_gpu_ids", list)
 
     class Job:
-        training = PRESETS["smoke"].training
-
         def results(self, config: object, folder: object) -> Iterator[dict[str, Any]]:
             yield from ()
             raise RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered")
 
+    spec = SimpleNamespace(training=PRESETS["smoke"].training)
     folder = SimpleNamespace(path=Path("x"), checkpoint_step=lambda: -1)
-    run = lambda: trial._run_trial({}, Job(), folder, None)  # type: ignore[arg-type]  # noqa: E731
+    run = lambda: trial._run_trial(spec, Job(), folder, None)  # type: ignore[arg-type]  # noqa: E731
     if works:
         run()
         assert "illegal memory access" in told[0]["failed"]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,30 +16,34 @@ from ray.tune.search import Searcher
 
 from model.schedules import from_dict
 from search_spaces import KNOWN_GOOD, SPACES
-from study.base.names import Outcome
+from study.base.names import Key, Outcome
 from study.engine.early_stopping import InOrder, SparingASHA
+from study.engine.optuna_runs import OptunaRuns, ask_known_good_first, open_optuna_study
+from study.engine.run_source import Ending, ListedRuns
+from study.engine.run_spec import RunSpec
 from study.engine.sampler import BEST_TRIALS, MOST_TRIALS, _shown, make_sampler
-from study.engine.searcher import StudySearcher, ask_known_good_first, open_optuna_study
+from study.engine.searcher import RunSearcher
 from study.records.optuna_study import finished, open_storage
+from study.training.config import PRESETS
+
+TRAINING = replace(PRESETS["smoke"].training, steps=100)
 
 
 class Notes:
     """A listener that keeps what it is told."""
 
     def __init__(self) -> None:
-        self.ended: dict[int, Outcome] = {}
-        self.steps: dict[int, list[int]] = {}
+        self.ended: dict[Key, Outcome] = {}
+        self.steps: dict[Key, list[int]] = {}
 
-    def trial_started(self, number: int, schedule: dict[str, Any], known_good: str | None) -> None:
-        self.steps[number] = []
+    def run_started(self, spec: RunSpec) -> None:
+        self.steps[spec.key] = []
 
-    def trial_progressed(self, number: int, result: Mapping[str, Any]) -> None:
-        self.steps[number].append(result["step"])
+    def run_progressed(self, spec: RunSpec, result: Mapping[str, Any]) -> None:
+        self.steps[spec.key].append(result["step"])
 
-    def trial_warned(self, number: int, warning: str) -> None: ...
-
-    def trial_ended(self, number: int, outcome: Outcome, reason: str | None, traceback: str | None) -> None:
-        self.ended[number] = outcome
+    def run_ended(self, spec: RunSpec, ending: Ending) -> None:
+        self.ended[spec.key] = ending.outcome
 
 
 @pytest.fixture
@@ -46,11 +51,11 @@ def journal(tmp_path: Path) -> Path:
     return tmp_path / "optuna.journal"
 
 
-def make(journal: Path, space: str = "dynamic_dropout") -> tuple[StudySearcher, Notes]:
+def make(journal: Path, trials: float = math.inf) -> tuple[RunSearcher, Notes]:
     study = open_optuna_study(open_storage(None, journal), "study", "tpe", seed=1)
-    ask_known_good_first(study, space)
+    ask_known_good_first(study, "dynamic_dropout")
     notes = Notes()
-    return StudySearcher(study, space, 100, notes), notes
+    return RunSearcher(OptunaRuns(study, "dynamic_dropout", TRAINING, trials), [notes]), notes
 
 
 def states(journal: Path) -> list[TrialState]:
@@ -60,7 +65,7 @@ def states(journal: Path) -> list[TrialState]:
 def test_a_trial_knows_with_how_many_it_ever_shared_a_gpu(journal: Path) -> None:
     def session(trials_per_gpu: int, *ids: str) -> None:
         study = open_optuna_study(open_storage(None, journal), "study", "tpe", seed=1)
-        searcher = StudySearcher(study, "constant", 100, Notes(), trials_per_gpu=trials_per_gpu)
+        searcher = RunSearcher(OptunaRuns(study, "constant", TRAINING, trials_per_gpu=trials_per_gpu), [Notes()])
         for trial_id in ids:
             searcher.suggest(trial_id)
 
@@ -106,8 +111,8 @@ def test_known_good_come_first_and_are_protected(journal: Path) -> None:
     configs = [searcher.suggest(f"t{i}") for i in range(7)]
     assert [c["number"] for c in configs] == list(range(7))
     assert [c["protected"] for c in configs] == [True] * 5 + [False] * 2
-    assert configs[0]["schedule"] == {"kind": "constant", "rate": 0.0}
-    assert configs[3]["schedule"]["decay"] == pytest.approx(math.log(10))
+    assert configs[0]["spec"].schedule == {"kind": "constant", "rate": 0.0}
+    assert configs[3]["spec"].schedule["decay"] == pytest.approx(math.log(10))
 
 
 def test_how_each_end_is_told(journal: Path) -> None:
@@ -169,7 +174,7 @@ def test_a_trial_whose_driver_died_early_gets_the_same_parameters(journal: Path)
     searcher, _ = make(journal)
     configs = [searcher.suggest(f"t{i}") for i in range(5)]
     assert [c["number"] for c in configs] == [0, 1, 2, 3, 4]
-    assert configs[1]["schedule"] == {"kind": "constant", "rate": 0.2}
+    assert configs[1]["spec"].schedule == {"kind": "constant", "rate": 0.2}
     assert len(states(journal)) == 5
 
 
@@ -260,8 +265,7 @@ def test_asha_counts_a_trial_that_is_begun_again_once() -> None:
 
 
 def test_a_trial_that_tune_lost_is_given_again_and_the_search_ends_when_all_have(journal: Path) -> None:
-    searcher, _ = make(journal)
-    searcher.trials = 2
+    searcher, _ = make(journal, trials=2)
     configs = [searcher.suggest(f"t{i}") for i in range(2)]
     searcher.on_trial_result("t0", result(20))
     assert searcher.suggest("t2") is None, "two have begun, and none has ended"
@@ -285,9 +289,10 @@ def test_no_trial_begins_without_room_or_before_the_storage_knows_its_number(jou
         def has(self, asked: int) -> bool:
             return self.known >= asked
 
-    searcher, _ = make(journal)
+    study = open_optuna_study(open_storage(None, journal), "study", "tpe", seed=1)
     room, kept = 1, Kept()
-    searcher._may_begin, searcher._mirror = lambda running: running < room, kept  # type: ignore[assignment]
+    source = OptunaRuns(study, "dynamic_dropout", TRAINING, mirror=kept)  # type: ignore[arg-type]
+    searcher = RunSearcher(source, [], lambda running: running < room)
     assert searcher.suggest("t0") is None
     assert searcher.suggest("t0") is None
     assert kept.asked == 1, "one trial was asked for, and it waits"
@@ -300,6 +305,25 @@ def test_no_trial_begins_without_room_or_before_the_storage_knows_its_number(jou
     room = 2
     searcher.suggest("t1")
     assert kept.asked == 2
+
+
+def test_listed_runs_are_given_in_order_and_a_lost_one_first() -> None:
+    specs = [
+        RunSpec(key=f"run-{i}", title="", name="", schedule={}, training=TRAINING, place=Path(str(i))) for i in range(3)
+    ]
+    notes = Notes()
+    searcher = RunSearcher(ListedRuns(specs), [notes])
+    assert [searcher.suggest(f"t{i}")["spec"] for i in range(2)] == specs[:2]
+    searcher.on_trial_result("t0", result(50))
+    searcher.on_trial_lost("t0")
+    assert searcher.suggest("u0")["spec"] == specs[0]
+    assert searcher.suggest("t2")["spec"] == specs[2]
+    assert searcher.suggest("t3") is None, "some have no end yet"
+    searcher.on_trial_complete("u0", result(100))
+    searcher.on_trial_complete("t1", result(100))
+    searcher.on_trial_complete("t2", {"failed": "diverged: val_loss is nan at step 50"})
+    assert searcher.suggest("t3") == Searcher.FINISHED
+    assert notes.ended == {"run-0": "completed", "run-1": "completed", "run-2": "failed"}
 
 
 def test_of_many_trials_the_sampler_sees_the_newest_and_the_best() -> None:

@@ -139,7 +139,7 @@ def test_a_driver_downloads_the_files_that_it_names_and_the_store_decides(storag
         mirror.put(*(study / name for name in names))
     folder = StudyFolder(elsewhere(storage, tmp_path).folder, "study")
     folder.path.mkdir(parents=True)
-    for path in (folder.journal, folder.spool, folder.table):
+    for path in (folder.journal, folder.table):
         path.write_text("left of a session that died\n")
     download_files(elsewhere(storage, tmp_path), folder.grown)
     assert {path.name: path.read_text() for path in folder.path.rglob("*") if path.is_file()} == {

@@ -44,9 +44,10 @@ def measure(folder: Path, uri: str, trials: int, nodes: int, rate: float) -> Seq
     from study.engine import RAY_ENVIRONMENT
     from study.engine.cluster import Room, Slots
     from study.engine.display import Display
+    from study.engine.optuna_runs import OptunaRuns, ask_known_good_first, open_optuna_study
     from study.engine.recorder import Recorder
     from study.engine.runner import Stop, run_trials
-    from study.engine.searcher import StudySearcher, ask_known_good_first, open_optuna_study
+    from study.engine.searcher import RunSearcher
     from study.records.optuna_study import open_storage
     from study.records.storage import Storage
     from study.records.study_layout import StudyConfig, StudyFolder
@@ -77,16 +78,14 @@ def measure(folder: Path, uri: str, trials: int, nodes: int, rate: float) -> Seq
     console = Console(file=(folder / "display").open("w"), width=120)
     optuna_study = open_optuna_study(open_storage(None, at.journal), config.name, "tpe", 1)
     ask_known_good_first(optuna_study, config.space)
-    writer = StudyWriter(uri, config.name, at.spool)
+    writer = StudyWriter(uri, config.name, at.path)
     meter = Meter(writer)
     with Display(console, trials, training.steps) as display:
-        recorder = Recorder(config, at, Mirror(storage), writer, display)
-        listener = meter.watch(recorder)
         writer.start_study({}, {}, "")
-        room = Room(slots)
-        searcher = StudySearcher(optuna_study, config.space, training.steps, listener, room.has_more_than)
-        interval = gpus / rate
-        run_trials(searcher, None, _paced(at, interval), slots, trials, Stop(None), at.ray)
+        recorder = Recorder(at.path, Mirror(storage), writer, "the study was stopped")
+        source = OptunaRuns(optuna_study, config.space, training, trials)
+        searcher = RunSearcher(source, [display, recorder, meter], Room(slots).has_more_than)
+        run_trials(searcher, None, _paced(at, gpus / rate), slots, Stop(None), at.ray)
     writer.close(600)
     ray.shutdown()
     cluster.shutdown()
@@ -104,36 +103,22 @@ class Meter:
 
     def __init__(self, writer: Any) -> None:
         self._writer = writer
-        self._delays: list[float] = []
         self._rows: list[tuple[int, int, float, float, int, float]] = []
         self._reports = self._ended = 0
-        remove = writer._spool.remove
-
-        def watching(places: Sequence[int]) -> None:
-            now = time.time() * 1000
-            events = [writer._spool._all[place][1] for place in places]
-            self._delays += [(now - e["time_ms"]) / 1000 for e in events if e["what"] == "metrics"]
-            remove(places)
-
-        writer._spool.remove = watching
-
-    def watch(self, recorder: Any) -> Any:
-        """Returns the recorder, which counts from now on."""
-        progressed, ended = recorder.trial_progressed, recorder.trial_ended
-
-        def on_progress(number: int, result: Any) -> None:
-            self._reports += 1
-            progressed(number, result)
-
-        def on_end(*args: Any) -> None:
-            ended(*args)
-            self._ended += 1
-            if self._ended % 100 == 0 or self._ended == 20:
-                self._note()
-
-        recorder.trial_progressed, recorder.trial_ended = on_progress, on_end
         self._note()
-        return recorder
+
+    def run_started(self, spec: Any) -> None:
+        """Counts nothing."""
+
+    def run_progressed(self, spec: Any, result: Any) -> None:
+        """Counts a report."""
+        self._reports += 1
+
+    def run_ended(self, spec: Any, ending: Any) -> None:
+        """Counts a trial, and notes what was used by then."""
+        self._ended += 1
+        if self._ended % 100 == 0 or self._ended == 20:
+            self._note()
 
     def lines(self) -> list[str]:
         """Returns the table."""
@@ -142,21 +127,15 @@ class Meter:
             cpu, sender = ((end - begin) / max(1, r - r0) * 1e3 for begin, end in ((c0, c), (s0, s)))
             memory = (m - m0) / max(1, n - n0) / 1e3
             out.append(f"{n:6d} {r:8d} {cpu:16.2f} {sender:13.2f} {m / 1e6:7.0f} {memory:11.0f} {late:16.1f}")
-        return [*out, f"latest metric of all: {max(self._delays, default=0):.1f} s; {len(self._delays)} metrics sent"]
+        sent = self._writer.last_round
+        return [*out, f"latest metric of all: {sent['latest_s']:.1f} s; {sent['points_sent']} points sent"]
 
     def _note(self) -> None:
         times = os.times()
         rss = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        late = max(self._delays[-2000:], default=0.0)
-        self._rows.append((self._ended, self._reports, times.user + times.system, self._sender_seconds(), rss, late))
-
-    def _sender_seconds(self) -> float:
-        """Returns the CPU time of the process that sends to MLflow, which is not the driver's."""
-        process = self._writer._store._process
-        if process is None:
-            return 0.0
-        times = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-        return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+        sent = self._writer.last_round  # of the process that sends to MLflow, which is not the driver's
+        sender, late = (sent["cpu_s"], sent["latest_s"]) if sent else (0.0, 0.0)
+        self._rows.append((self._ended, self._reports, times.user + times.system, sender, rss, late))
 
 
 if __name__ == "__main__":

@@ -63,12 +63,12 @@ def _confirm(name: str, options: ConfirmOptions, given: Mapping[str, Any], conso
     folder = ConfirmationFolder(study)
     lock = fetch(storage, study, folder)
     config = make_config(options, given, study, folder)
+    from study.confirm.settled import is_settled
     from study.confirm.show import show_verdict
     from study.confirm.verdict_file import is_whole, read_verdict
-    from study.tracking.writer import is_settled
 
     verdict = read_verdict(folder.path)
-    if verdict is not None and is_whole(verdict, config.seeds) and is_settled(folder.spool):
+    if verdict is not None and is_whole(verdict, config.seeds) and is_settled(config, folder, options):
         show_verdict(verdict, console)
         return 0
     from study.confirm.session import confirm_study

@@ -27,7 +27,8 @@ from study.engine.display import describe
 from study.training.config import TrainingConfig
 from study.training.evaluation import windows
 from study.training.evaluation_rows import SCHEMA, best_row
-from study.training.measures import Measures, measure_best
+from study.training.measures import measure_best
+from study.training.measures_file import Measures
 from study.training.run_folder import RunFolder
 from study.training.schedule_file import read_schedule_file
 from study.training.trainer import Trainer

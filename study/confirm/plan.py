@@ -14,16 +14,18 @@ import yaml
 from model.schedules import Constant, Schedule
 from study.base.cli import flag
 from study.base.errors import UserError
+from study.base.names import ARM, SEED
 from study.base.sealed_files import copy_of, read_kept, write_kept
 from study.confirm.arms import SWEEP_RATES, Arm, CompletedTrial, best_of_study
 from study.confirm.options import MOST_SEEDS, ConfirmOptions
+from study.engine.run_spec import RunSpec
 from study.records.downloads import download_files
 from study.records.lock import StudyLock
 from study.records.storage import Storage
 from study.records.study_layout import StudyConfig, StudyFolder
 from study.records.uploads import Mirror
 from study.training.config import TrainingConfig
-from study.training.measures import FILE
+from study.training.measures_file import FILE
 from study.training.run_folder import RunFolder
 
 RUN_FILES = frozenset({"metrics.jsonl", FILE})
@@ -46,6 +48,19 @@ class Run:
         """What tells it apart from the others, in MLflow too."""
         return f"{self.arm}/seed-{self.seed}"
 
+    def spec(self, root: Path, training: TrainingConfig) -> RunSpec:
+        """Returns the run as the engine needs it; `root` is the study's folder."""
+        return RunSpec(
+            key=self.name,
+            title=self.name,
+            name=f"{self.arm}-seed-{self.seed}",
+            schedule=self.schedule.to_dict(),
+            training=replace(training, seed=self.seed),
+            place=self.folder.path.relative_to(root),
+            tags={ARM: self.arm, SEED: str(self.seed)},
+            full_evaluation=True,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConfirmationConfig:
@@ -54,7 +69,7 @@ class ConfirmationConfig:
     Attributes:
         top: how many of the study's best were asked for, and `found`: those that there are.
         seeds: of each arm; more of them continue a confirmation.
-        tracking_uri: where MLflow was first; hidden if it holds a password.
+        tracking_uri: where MLflow was last; hidden if it holds a password.
         packed: whether runs have shared a GPU, so that their times mean nothing.
         training: of all runs, but for the seed.
     """
@@ -85,7 +100,6 @@ class ConfirmationFolder:
         self.title = f"the confirmation of study {study.path.name}"
         self.lock = self.path / "study.lock"
         self.config = self.path / "confirmation.yaml"
-        self.spool = self.path / "mlflow.spool"
         self.ray = self.path / "ray"
 
     def run(self, arm: str, seed: int) -> RunFolder:
@@ -98,12 +112,7 @@ class ConfirmationFolder:
 
     def mirror(self, storage: Storage) -> Mirror:
         """Returns the queue of its uploads to an object store."""
-        return Mirror(storage, self.grown)
-
-    @property
-    def grown(self) -> tuple[Path, ...]:
-        """The files that the writer to MLflow appends to all the time."""
-        return self.spool, self.spool.with_suffix(".sent")
+        return Mirror(storage)
 
     def make(self) -> None:
         """Makes the folder. Raises UserError if it cannot be made."""
@@ -145,7 +154,7 @@ def fetch(storage: Storage, study: StudyFolder, folder: ConfirmationFolder) -> S
     lock = StudyLock(folder.lock, folder.title, storage)
     for name in ("runs", "sweep", "ray"):
         shutil.rmtree(folder.path / name, ignore_errors=True)
-    own = (folder.config, copy_of(folder.config), folder.path / "verdict.json", *folder.grown)
+    own = (folder.config, copy_of(folder.config), folder.path / "verdict.json")
     download_files(storage, [study.config, copy_of(study.config), study.table, *own])
     fetch_runs(storage, folder)
     for path in storage.list(folder.path):  # a run of which a checkpoint is left is not over

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from model.schedules import Schedule
 from study.base.files import atomic_path
 from study.training.evaluation_rows import SCHEMA, best_row
-from study.training.measures import Measures
+from study.training.measures_file import Measures
 from study.training.run_folder import RunFolder
 
 EVALUATIONS = pa.schema([*SCHEMA, ("arm", pa.string()), ("full_val_loss", pa.float64())])

@@ -1,20 +1,17 @@
 """One session of a confirmation: runs what it lacks, through Ray as trials are run, and writes down what came out."""
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-import optuna
 from rich.console import Console
 
-from study.base.errors import UserError, WorldError, disk_error
-from study.base.names import PARENT_RUN, Role
+from study.base.errors import UserError, first_line
+from study.base.names import PARENT_RUN, Outcome, Role
 from study.base.provenance import facts
 from study.base.sealed_files import copy_of
-from study.base.uris import HIDDEN, recalled
+from study.base.uris import kept
 from study.confirm.arms import BASELINE, Arm, arms
 from study.confirm.options import ConfirmOptions
 from study.confirm.plan import (
@@ -26,28 +23,23 @@ from study.confirm.plan import (
     sweep_runs,
 )
 from study.confirm.results import Results, Row, best_rate, is_complete, run_rows, with_times
+from study.confirm.settled import store_uri
 from study.confirm.show import show_verdict
-from study.confirm.trial import ConfirmationJob, ConfirmationRecorder
 from study.confirm.verdict import judge
 from study.confirm.verdict_file import read_verdict, write_verdict
 from study.corpus import load_corpus
-from study.engine.cluster import Room, Slots, cluster_gpus, share_out, start_ray, stop_ray
+from study.engine.cluster import cluster_gpus, share_out, start_ray
 from study.engine.display import Display, duration
 from study.engine.memory_check import Estimate, check_memory, try_out
 from study.engine.node_checks import check_nodes
-from study.engine.recorder import flat
-from study.engine.runner import Stop, run_trials
-from study.engine.searcher import StudySearcher
-from study.engine.shared_corpus import SharedCorpus, share
-from study.engine.trial import trainable
+from study.engine.run_source import Ending, ListedRuns
+from study.engine.run_spec import flat
+from study.engine.session import Session, SessionPlan, open_session
+from study.engine.shared_corpus import share
 from study.records.lock import StudyLock
-from study.records.optuna_study import KNOWN, SCHEDULE
-from study.records.storage import Storage, first_line
-from study.records.uploads import Mirror
-from study.tracking.client import check, tracking_uri
-from study.tracking.deadline import SEND_SECONDS, SEND_SECONDS_AFTER_ERROR, SEND_SECONDS_INTERRUPTED, Deadline
-from study.tracking.writer import StudyWriter
-from study.training.measures import Measures
+from study.records.storage import Storage
+from study.tracking.client import check
+from study.training.measures_file import Measures
 
 NOTE = """Is a schedule of the study really better than the best constant rate? Each child run trains one arm (tag
 `arm`) with one fresh seed (tag `seed`). `verdict.json` is the answer; `runs.parquet` and `evaluations.parquet` are what
@@ -72,11 +64,9 @@ def confirm_study(
     Raises:
         UserError: a mistake, found before anything is made.
     """
-    hidden = config.tracking_uri == HIDDEN
-    if hidden and not (options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")):
-        raise UserError("the tracking URI of the study held a password, which is not kept: set MLFLOW_TRACKING_URI")
-    uri = tracking_uri(options.tracking_uri or recalled(config.tracking_uri, folder.path.parent))
+    uri = store_uri(config, folder, options)
     check(uri, create=False)
+    config = replace(config, tracking_uri=kept(uri, None if storage.is_remote else folder.path.parent))
     with console.status("reading the corpus") as reading:
         corpus = load_corpus(config.training.corpus, reading.update, config.corpus_sha256)
     if corpus.sha256 != config.corpus_sha256:
@@ -92,148 +82,98 @@ def confirm_study(
     if estimate.device != config.device:
         raise UserError(f"study {config.study} trained on {config.device}, and here is {estimate.device}: see --gpus")
     folder.make()
-    with lock or StudyLock(folder.lock, folder.title) as held:
-        try:
-            folder.write_config(config)
-            stop = Stop(None)
-            patience = lambda: SEND_SECONDS_INTERRUPTED if stop.interrupted else SEND_SECONDS  # noqa: E731
-            with folder.mirror(storage).running(patience, held.check_in_store) as mirror:
-                mirror.put(folder.config, copy_of(folder.config))
-                session = _Session(config, storage, folder, mirror, shared_corpus, slots, estimate, console)
-                return session.run(uri, stop)
-        except Exception as error:
-            if storage.is_remote and not folder.lock.exists():
-                what = f"{folder.path}, a copy on this machine, was removed while the confirmation ran"
-                raise WorldError(f"{what}: nothing is lost; give the same command again") from None
-            disk = disk_error(error)
-            what = f"{folder.path} cannot be written: {disk}" if disk else str(error)
-            if disk is not None or isinstance(error, WorldError):
-                raise WorldError(f"{what}: nothing is lost; make space, then give the same command again") from None
-            if storage.is_remote and isinstance(error, OSError) and error.errno is None:  # a store's own
-                what = f"storage {storage.uri} does not answer ({first_line(error)})"
-                raise WorldError(f"{what}: nothing is lost; give the same command again") from None
-            raise
+
+    def write_config() -> None:
+        folder.write_config(config)
+        plan.mirror.put(folder.config, copy_of(folder.config))
+
+    plan = SessionPlan(
+        study=config.study,
+        root=folder.path.parent,
+        path=folder.path,
+        storage=storage,
+        mirror=folder.mirror(storage),
+        lock=lock or StudyLock(folder.lock, folder.title),
+        lock_path=folder.lock,
+        slots=slots,
+        corpus=shared_corpus,
+        device=estimate.device,
+        uri=uri,
+        parent=Role.CONFIRMATION,
+        child=Role.CONFIRMATION_RUN,
+        title="confirmation",
+        go_on="give the same command again",
+        sent_by="when the command is run again",
+    )
+    with open_session(plan, write_config, console) as session:
+        params = flat({"top": config.top, "sweep_seeds": config.sweep_seeds, "training": asdict(config.training)})
+        tags = facts(config.corpus_sha256) | {"seeds": str(config.seeds)}  # more of them may be asked for later
+        session.start(params, tags, NOTE)
+        status = _Confirmation(config, folder, session, estimate).run()
+        session.finish("FINISHED" if status == 0 else "FAILED")
+        return status
 
 
-class _Session:
+class _Confirmation:
     def __init__(
-        self,
-        config: ConfirmationConfig,
-        storage: Storage,
-        folder: ConfirmationFolder,
-        mirror: Mirror,
-        corpus: SharedCorpus,
-        slots: Slots,
-        estimate: Estimate,
-        console: Console,
+        self, config: ConfirmationConfig, folder: ConfirmationFolder, session: Session, estimate: Estimate
     ) -> None:
-        self._config, self._folder, self._corpus, self._console = config, folder, corpus, console
-        self._slots, self._estimate = slots, estimate
-        self._storage, self._mirror = storage, mirror
-        self._reasons: dict[str, str] = {}  # why runs failed, by name
+        self._config, self._folder, self._session, self._estimate = config, folder, session, estimate
 
-    def run(self, uri: str, stop: Stop) -> int:
-        config, folder = self._config, self._folder
-        writer = StudyWriter(
-            uri,
-            config.study,
-            folder.spool,
-            self._storage,
-            parent=Role.CONFIRMATION,
-            child=Role.CONFIRMATION_RUN,
-        )
-        try:
-            with stop.on_signals():
-                params = flat(
-                    {"top": config.top, "sweep_seeds": config.sweep_seeds, "training": asdict(config.training)}
-                )
-                tags = facts(config.corpus_sha256) | {"seeds": str(config.seeds)}  # more of them may be asked for later
-                writer.start_study(params, tags, NOTE)
-                status = self._run(writer, stop)
-            writer.end_study("KILLED" if stop.interrupted else "FINISHED" if status == 0 else "FAILED")
-            stop_ray()  # takes its second while the last is sent
-            if not writer.close(self._patience(writer, stop)):
-                message = "MLflow has not taken all yet: what it lacks is kept, and sent when the command is run again"
-                self._console.print(message, style="yellow")
-            return status
-        except BaseException as error:  # the runs must not seem to go on
-            if not writer.closed:
-                with suppress(OSError):  # a full disk: the same command closes them
-                    writer.end_study("FAILED")
-                writer.close(SEND_SECONDS_AFTER_ERROR)
-            raise error
-
-    def _patience(self, writer: StudyWriter, stop: Stop) -> Deadline:
-        return stop.shortened(writer.patience(SEND_SECONDS), SEND_SECONDS_INTERRUPTED)
-
-    def _run(self, writer: StudyWriter, stop: Stop) -> int:
+    def run(self) -> int:
         config, folder = self._config, self._folder
         sweep = sweep_runs(config, folder)
         self._announce(sweep)
-        if not self._train("sweep of constant rates", sweep, writer, stop):
+        if not self._train("sweep of constant rates", sweep):
             return 130
-        rate = best_rate([self._rows(run, writer)[0] for run in sweep])
+        rate = best_rate([self._rows(run)[0] for run in sweep])
         if rate is None:
-            reason = first_line(next(iter(self._reasons.values()), "unknown"))
+            reason = first_line(next(iter(self._session.recorder.reasons.values()), "unknown"))
             print(f"error: no run of the constant rate's sweep was completed: {reason}", file=sys.stderr)
             return 1
         chosen, same_as = arms(config.found, rate, config.training.steps)
         runs = arm_runs(config, folder, chosen)
-        if not self._train("arms", runs, writer, stop):
+        if not self._train("arms", runs):
             return 130
-        writer.flush(self._patience(writer, stop))  # the tables are to name the runs
-        results = self._results(sweep, runs, writer)
+        writer = self._session.writer
+        writer.flush(self._session.patience())  # the tables are to name the runs
+        results = self._results(sweep, runs)
         verdict = self._judge(results, chosen, same_as)
         written = [*results.write(folder.path), write_verdict(verdict, folder.path)]
-        self._mirror.put(*written)
+        self._session.plan.mirror.put(*written)
         writer.artifacts(PARENT_RUN, [*written, folder.config])
-        show_verdict(verdict, self._console)
+        show_verdict(verdict, self._session.console)
         self._say(f"\ntables and verdict.json are in {folder.path}")
         return 1 if verdict["claim"] == "unknown" and not any(arm["n"] for arm in verdict["arms"]) else 0
 
-    def _train(self, title: str, runs: Sequence[Run], writer: StudyWriter, stop: Stop) -> bool:
+    def _train(self, title: str, runs: Sequence[Run]) -> bool:
         """Trains the runs that are not complete; False if it was interrupted before all had ended."""
-        config, folder = self._config, self._folder
-        complete = [run for run in runs if is_complete(run.folder)]
-        lacking = [run for run in runs if run not in complete]
-        width = max((len(run.name) for run in lacking), default=0)
-        names = [run.name.ljust(width) for run in lacking]
-        display = Display(self._console, len(runs), config.training.steps, len(complete), names.__getitem__)
-        recorder = ConfirmationRecorder(lacking, config.training, self._mirror, writer, display)
-        recorder.catch_up(complete)
+        config, folder, session = self._config, self._folder, self._session
+        specs = {run.name: run.spec(folder.path.parent, config.training) for run in runs}
+        lacking = [run for run in runs if not is_complete(run.folder)]
+        for run in runs:
+            if run not in lacking:
+                session.recorder.describe_ended(specs[run.name], Ending(outcome=Outcome.COMPLETED))
         if not lacking:
             return True
-        job = ConfirmationJob(
-            storage=self._storage.uri,
-            study=config.study,
-            training=config.training,
-            corpus=self._corpus,
-            device=self._estimate.device,
-            runs=lacking,
-            places=[run.folder.path.relative_to(folder.path.parent) for run in lacking],
-        )
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        asked = optuna.create_study()  # in memory: which runs are complete, their folders say
-        for run in lacking:
-            asked.enqueue_trial({}, user_attrs={SCHEDULE: run.schedule.to_dict(), KNOWN: run.arm})
+        width = max(len(run.name) for run in lacking)
         self._say(f"{title}: {len(lacking)} runs")
-        with display:
+        with Display(session.console, len(runs), config.training.steps, len(runs) - len(lacking), width) as display:
             try:
-                room = Room(self._slots)
-                searcher = StudySearcher(asked, "", config.training.steps, recorder, room.has_more_than)
-                run_trials(searcher, None, trainable(job), self._slots, len(lacking), stop, folder.ray)
+                session.run_set(ListedRuns(specs[run.name] for run in lacking), display)
             finally:
-                with suppress(OSError):  # a full disk: the same command closes them
-                    recorder.break_off()
-                self._reasons |= recorder.reasons
-        fetch_runs(self._storage, folder)
-        if not stop.interrupted:
+                session.recorder.pause_all()
+                for run in lacking:
+                    if run.folder.resume.exists():  # begun by an earlier session
+                        session.recorder.pause(specs[run.name])
+        fetch_runs(session.plan.storage, folder)
+        if not session.stop.interrupted:
             return True
         done = sum(is_complete(run.folder) for run in runs)
         self._say(f"{done} of {len(runs)} runs of this part have ended. To go on, give the same command again")
         return False
 
-    def _rows(self, run: Run, writer: StudyWriter) -> tuple[Row, list[Row]]:
+    def _rows(self, run: Run) -> tuple[Row, list[Row]]:
         return run_rows(
             run.folder,
             Measures.read(run.folder.path),
@@ -241,17 +181,17 @@ class _Session:
             seed=run.seed,
             schedule=run.schedule,
             study=self._config.study,
-            reason=self._reasons.get(run.name),
-            run_id=writer.runs.get(run.name),
+            reason=self._session.recorder.reasons.get(run.name),
+            run_id=self._session.writer.runs.get(run.name),
         )
 
-    def _results(self, sweep: Sequence[Run], runs: Sequence[Run], writer: StudyWriter) -> Results:
-        found = [self._rows(run, writer) for run in runs]
+    def _results(self, sweep: Sequence[Run], runs: Sequence[Run]) -> Results:
+        found = [self._rows(run) for run in runs]
         return with_times(
             Results(
                 evaluations=[row for _, evaluations in found for row in evaluations],
                 runs=[row for row, _ in found],
-                sweep=[self._rows(run, writer)[0] for run in sweep],
+                sweep=[self._rows(run)[0] for run in sweep],
             ),
             BASELINE,
         )
@@ -271,16 +211,16 @@ class _Session:
         )
 
     def _announce(self, sweep: Sequence[Run]) -> None:
-        config = self._config
+        config, slots = self._config, self._session.plan.slots
         lacking = sum(not is_complete(run.folder) for run in sweep)
         chosen, _ = arms(config.found, 0.2, config.training.steps)  # whichever rate it will be, there are as many
         lacking += sum(not is_complete(run.folder) for run in arm_runs(config, self._folder, chosen))
-        seconds = self._estimate.seconds * (1 + MEASURING_SHARE) * -(-lacking // self._slots.count)
-        where = f"{self._slots.count} at once on {'GPUs' if self._slots.gpus else 'CPU cores'}"
+        seconds = self._estimate.seconds * (1 + MEASURING_SHARE) * -(-lacking // slots.count)
+        where = f"{slots.count} at once on {'GPUs' if slots.gpus else 'CPU cores'}"
         self._say(
             f"confirmation of study {config.study}: about {lacking} runs of {config.training.steps:,} steps, {where}: "
             f"at most about {duration(seconds)}"
         )
 
     def _say(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._session.console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -3,15 +3,17 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from study.base.names import Outcome
+from study.base.names import Key, Outcome
 from study.base.output import printable
+from study.engine.run_source import Ending
+from study.engine.run_spec import RunSpec
 
 
 def describe(schedule: Mapping[str, Any]) -> str:
@@ -37,15 +39,14 @@ class Display:
         trials: int,
         steps: int,
         ended: int = 0,
-        name: Callable[[int], str] = lambda number: f"trial {number}",
+        width: int = 10,
     ) -> None:
-        self.console, self._name = console, name
+        self.console, self._width = console, width
         self._trials, self._steps, self._before = trials, steps, ended
         self._count: Counter[Outcome] = Counter()
-        self._reached: dict[int, int] = {}  # step of each running trial
-        self._schedules: dict[int, str] = {}
-        self._losses: dict[int, float] = {}
-        self._best: tuple[float, int] | None = None
+        self._reached: dict[Key, int] = {}  # step of each run that goes on
+        self._losses: dict[Key, float] = {}
+        self._best: tuple[float, str] | None = None
         self._started = time.monotonic()
         self._live = Progress(
             BarColumn(bar_width=24),
@@ -64,29 +65,29 @@ class Display:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def trial_started(self, number: int, schedule: Mapping[str, Any]) -> None:
-        """Notes a trial that begins."""
-        self._reached[number], self._schedules[number] = 0, describe(schedule)
+    def run_started(self, spec: RunSpec) -> None:
+        """Notes a run that begins."""
+        self._reached[spec.key] = 0
         self._refresh()
 
-    def trial_progressed(self, number: int, result: Mapping[str, Any]) -> None:
+    def run_progressed(self, spec: RunSpec, result: Mapping[str, Any]) -> None:
         """Notes an evaluation."""
-        self._reached[number], self._losses[number] = result["step"], result["best_val_loss"]
+        self._reached[spec.key], self._losses[spec.key] = result["step"], result["best_val_loss"]
         if self._best is None or result["best_val_loss"] < self._best[0]:
-            self._best = (result["best_val_loss"], number)
+            self._best = (result["best_val_loss"], spec.title)
         self._refresh()
 
-    def trial_ended(self, number: int, outcome: Outcome, reason: str | None) -> None:
-        """Notes and prints how a trial ended."""
-        step = self._reached.pop(number)
-        self._count[outcome] += 1
-        loss = f"best_val_loss {self._losses[number]:.4f}" if number in self._losses else ""
-        ending = {
+    def run_ended(self, spec: RunSpec, ending: Ending) -> None:
+        """Notes and prints how a run ended."""
+        step = self._reached.pop(spec.key)
+        self._count[ending.outcome] += 1
+        loss = f"best_val_loss {self._losses[spec.key]:.4f}" if spec.key in self._losses else ""
+        words = {
             Outcome.COMPLETED: "completed",
             Outcome.STOPPED_EARLY: f"stopped early at step {step}",
-            Outcome.FAILED: f"failed: {reason}",
-        }[outcome]
-        self._print(f"{self._name(number):10s} {self._schedules[number]:<44s} {loss:22s} {ending}")
+            Outcome.FAILED: f"failed: {ending.reason}",
+        }[ending.outcome]
+        self._print(f"{spec.title:{self._width}s} {describe(spec.schedule):<44s} {loss:22s} {words}")
         self._refresh()
 
     def _print(self, line: str) -> None:
@@ -98,7 +99,7 @@ class Display:
         share = (done - self._before * self._steps) / max(1, (self._trials - self._before) * self._steps)
         elapsed = time.monotonic() - self._started
         left = _clock(elapsed * (1 - share) / share) if share > 0.02 else "..."
-        best = f"  best {self._best[0]:.4f} ({self._name(self._best[1]).strip()})" if self._best else ""
+        best = f"  best {self._best[0]:.4f} ({self._best[1]})" if self._best else ""
         words = [f"{len(self._reached)} running", f"{self._count[Outcome.COMPLETED]} done"]
         if self._before:
             words.append(f"{self._before} ended before")

@@ -1,122 +1,124 @@
-"""Passes on what happens to trials: to MLflow, to the screen, and to the trials' folders."""
+"""Passes on what happens to runs to MLflow and to the runs' folders."""
 
-import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial
-
-from study.base.names import CHECKPOINT, TRIALS_PER_GPU, Outcome
-from study.engine.display import Display
-from study.records.optuna_study import KNOWN, REASON, SCHEDULE, STATES
-from study.records.study_layout import StudyConfig, StudyFolder
+from study.base.names import CHECKPOINT, OUTCOME, REASON, STATUS, TRIALS_PER_GPU, Key, Outcome
+from study.engine.run_source import Ending
+from study.engine.run_spec import RunSpec
 from study.records.uploads import Mirror
+from study.tracking.run_record import Artifact, RunRecord
 from study.tracking.writer import StudyWriter
-from study.training.evaluation_rows import METRICS
+from study.training.run_folder import CONFIG, WEIGHTS, RunFolder
 
-log = logging.getLogger(__name__)
 TRACEBACK = "traceback.txt"
-OUTCOMES = {state: outcome for outcome, state in STATES.items()}
 
 
 class Recorder:
-    """Listens to the searcher, on behalf of everyone who wants to know."""
+    """Hears of the runs of a session, and describes each to MLflow.
+
+    Args:
+        root: the study's folder.
+        pause_reason: why runs have no end yet, when a session ends.
+
+    Attributes:
+        reasons: why runs have failed.
+    """
 
     def __init__(
-        self,
-        config: StudyConfig,
-        folder: StudyFolder,
-        mirror: Mirror,
-        writer: StudyWriter,
-        display: Display,
-        trials_per_gpu: int = 1,
+        self, root: Path, mirror: Mirror, writer: StudyWriter, pause_reason: str, trials_per_gpu: int = 1
     ) -> None:
-        self._config, self._folder, self._mirror, self._writer, self._display = config, folder, mirror, writer, display
+        self._root, self._mirror, self._writer, self._pause_reason = root, mirror, writer, pause_reason
         self._slot_tags = {} if trials_per_gpu == 1 else {TRIALS_PER_GPU: str(trials_per_gpu)}
-        self._placed: set[int] = set()
+        self._running: dict[Key, RunSpec] = {}
+        self._ended: set[Key] = set()
+        self._placed: set[Key] = set()
+        self.reasons: dict[Key, str] = {}
 
-    def trial_started(self, number: int, schedule: dict[str, Any], known_good: str | None) -> None:
-        """Opens the trial's run."""
-        self._display.trial_started(number, schedule)
-        self._open(number, schedule, known_good)
+    def run_started(self, spec: RunSpec) -> None:
+        """Opens the run."""
+        self._running[spec.key] = spec
+        self._open(spec, _now_ms())
 
-    def trial_progressed(self, number: int, result: Mapping[str, Any]) -> None:
-        """Logs an evaluation, and once where the trial runs."""
-        self._display.trial_progressed(number, result)
-        self._log(number, result)
-        if number not in self._placed:
-            self._placed.add(number)
-            self._writer.tag(number, {"node": result["node"], "gpu_ids": result["gpu_ids"], **self._slot_tags})
+    def run_progressed(self, spec: RunSpec, result: Mapping[str, Any]) -> None:
+        """Says that there is an evaluation, and once where the run is trained."""
+        if spec.key not in self._placed:
+            self._placed.add(spec.key)
+            tags = {"node": result["node"], "gpu_ids": result["gpu_ids"], **self._slot_tags}
+            record = self._writer.records[spec.key]
+            self._writer.describe(replace(record, tags={**record.tags, **tags}))
+        self._writer.changed(spec.key, result["step"])
 
-    def trial_warned(self, number: int, warning: str) -> None:
-        """Says on the screen what a trial's worker wants to be known."""
-        log.warning("trial %d: %s", number, warning)
-
-    def trial_ended(self, number: int, outcome: Outcome, reason: str | None, traceback: str | None) -> None:
-        """Closes the trial's run with its checkpoint, and clears what only a continuation would need."""
-        if traceback is not None:
-            path = self._folder.trial(number).path / TRACEBACK
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(traceback, encoding="utf-8")
-        self._display.trial_ended(number, outcome, reason)
-        self._close(number, outcome, reason)
-
-    def catch_up(self, trials: Iterable[FrozenTrial]) -> None:
-        """Writes down what an earlier session knew of its trials and could not say, or a damaged spool forgot."""
-        for trial in trials:
-            number, schedule = trial.number, trial.user_attrs.get(SCHEDULE)
-            if schedule is None:  # it has not begun
-                continue
-            outcome = OUTCOMES.get(trial.state)
-            if not self._writer.said[number].begun:
-                self._open(number, schedule, trial.user_attrs.get(KNOWN))
-            seen = max(trial.intermediate_values, default=-1)
-            for row in self._folder.trial(number).rows():
-                if row["step"] <= seen or outcome is not None:  # else the trial goes on, and says it itself
-                    self._log(number, row)
-            if outcome is not None and self._writer.said[number].open:
-                self._close(number, outcome, trial.user_attrs.get(REASON))
-
-    def break_off(self) -> None:
-        """Closes the runs of the trials that have no end yet, and that a resumed study goes on with."""
-        for number in self._writer.open_trials():
-            self._upload_checkpoint(number)
-            self._writer.end_trial(number, Outcome.STOPPED_EARLY, "the study was stopped")
-
-    def _open(self, number: int, schedule: dict[str, Any], known_good: str | None) -> None:
-        self._writer.start_trial(
-            number,
-            name=f"trial-{number}-{schedule['kind']}",
-            params=flat({"schedule": schedule, "training": asdict(self._config.training)}),
-            tags={"known_good": known_good} if known_good else {},
-        )
-
-    def _log(self, number: int, evaluation: Mapping[str, Any]) -> None:
-        metrics = {name: evaluation[name] for name in METRICS}
-        self._writer.log(number, evaluation["step"], metrics, evaluation.get("time_ms"))
-
-    def _close(self, number: int, outcome: Outcome, reason: str | None) -> None:
-        folder = self._folder.trial(number)
-        if outcome is Outcome.FAILED:
-            for row in folder.rows():  # the last one may be of a worker that died before it could tell
-                self._log(number, row)
-        self._upload_checkpoint(number)
-        if (traceback := folder.path / TRACEBACK).exists():
-            self._writer.artifacts(number, [traceback])
-        self._writer.end_trial(number, outcome, reason)
+    def run_ended(self, spec: RunSpec, ending: Ending) -> None:
+        """Closes the run with its checkpoint, and clears what only a continuation would need."""
+        del self._running[spec.key]
+        self._ended.add(spec.key)
+        folder = RunFolder(self._root / spec.place)
+        if ending.traceback is not None:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            (folder.path / TRACEBACK).write_text(ending.traceback, encoding="utf-8")
+        if ending.reason is not None:
+            self.reasons[spec.key] = ending.reason
+        self._close(spec, ending, _now_ms())
         self._mirror.remove(folder.resume)
 
-    def _upload_checkpoint(self, number: int) -> None:
-        folder = self._folder.trial(number)
-        steps = self._writer.said[number].steps
-        if steps or folder.weights.exists():
-            self._writer.artifacts(number, [folder.weights, folder.config], CHECKPOINT, max(steps, default=None))
+    def describe_ended(
+        self,
+        spec: RunSpec,
+        ending: Ending,
+        started_ms: int | None = None,
+        ended_ms: int | None = None,
+        step: int = -1,
+    ) -> None:
+        """Describes a run that ended in an earlier session; `step` is that of its last evaluation, as far as known."""
+        self._open(spec, started_ms)
+        self._writer.changed(spec.key, step)
+        self._close(spec, ending, ended_ms)
+
+    def pause(self, spec: RunSpec) -> None:
+        """Closes a run that a later session goes on with, unless it has ended in this one."""
+        if spec.key in self._ended:
+            return
+        if spec.key not in self._running:
+            self._open(spec)
+        self._close(spec, Ending(outcome=Outcome.STOPPED_EARLY, reason=self._pause_reason), is_final=False)
+
+    def pause_all(self) -> None:
+        """Closes the runs of this session that have no end yet."""
+        for spec in self._running.values():
+            self.pause(spec)
+
+    def _open(self, spec: RunSpec, started_ms: int | None = None) -> None:
+        self._writer.describe(
+            RunRecord(
+                key=spec.key,
+                name=spec.name,
+                params=spec.params(),
+                tags=spec.tags,
+                place=str(spec.place),
+                started_ms=started_ms,
+            )
+        )
+
+    def _close(self, spec: RunSpec, ending: Ending, ended_ms: int | None = None, is_final: bool = True) -> None:
+        tags = {OUTCOME: ending.outcome.value} | ({REASON: ending.reason[:5000]} if ending.reason else {})
+        files: list[Artifact] = [(str(spec.place / name), CHECKPOINT) for name in (WEIGHTS, CONFIG)]
+        if (self._root / spec.place / TRACEBACK).exists():
+            files.append((str(spec.place / TRACEBACK), None))
+        self._writer.describe(
+            replace(
+                self._writer.records[spec.key],
+                status=STATUS[ending.outcome],
+                end_tags=tags,
+                closing_files=tuple(files),
+                is_final=is_final,
+                ended_ms=ended_ms,
+            )
+        )
 
 
-def flat(d: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flattens nested dicts to dotted keys: {"schedule": {"kind": x}} gives {"schedule.kind": x}."""
-    items: dict[str, Any] = {}
-    for key, value in d.items():
-        items |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return items
+def _now_ms() -> int:
+    return int(time.time() * 1000)

@@ -18,7 +18,7 @@ from ray import tune
 from study.base.signals import ending_signals
 from study.engine.cluster import Slots
 from study.engine.early_stopping import InOrder, SparingASHA
-from study.engine.searcher import StudySearcher
+from study.engine.searcher import RunSearcher
 from study.engine.worker_messages import CHECKPOINT_STEP
 
 WORKER_DEATHS = 3
@@ -34,7 +34,7 @@ class Stop(tune.Stopper):
     def __init__(self, time_budget: float | None) -> None:
         self._deadline = None if time_budget is None else time.monotonic() + time_budget
         self._interrupted = math.inf  # when, by `time.monotonic`
-        self.searcher: StudySearcher | None = None
+        self.searcher: RunSearcher | None = None
 
     @property
     def interrupted(self) -> bool:
@@ -86,7 +86,7 @@ class Deaths(tune.Callback):
     When the study is to stop it kills them itself: Tune would wait for their next evaluation, and none has more to say.
     """
 
-    def __init__(self, searcher: StudySearcher, stop: Stop) -> None:
+    def __init__(self, searcher: RunSearcher, stop: Stop) -> None:
         self._searcher, self._stop = searcher, stop
         self._workers: dict[str, Any] = {}  # by Tune's trial id, as are
         self._checkpoints: dict[str, int] = {}  # the newest steps
@@ -111,15 +111,16 @@ class Deaths(tune.Callback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Takes a death after which the trial goes on."""
         if not self._stop.stop_all():
-            number = trial.config["number"]
-            log.warning("trial %d: its worker died: another one goes on from the last checkpoint", number)
+            title = trial.config["spec"].title
+            log.warning("%s: its worker died: another one goes on from the last checkpoint", title)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Takes the last death."""
         if self._stop.stop_all():
             return
         if trial.should_recover():  # Tune has heard of one death twice, and gives up what it has just begun again
-            log.warning("trial %d: its worker died: it is begun again from the last checkpoint", trial.config["number"])
+            title = trial.config["spec"].title
+            log.warning("%s: its worker died: it is begun again from the last checkpoint", title)
             self._searcher.on_trial_lost(trial.trial_id)
             return
         known = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else "nothing is known of it"
@@ -127,20 +128,19 @@ class Deaths(tune.Callback):
 
 
 def run_trials(
-    searcher: StudySearcher,
+    searcher: RunSearcher,
     scheduler: SparingASHA | None,
     trial: type | Callable[[dict[str, Any]], None],
     slots: Slots,
-    trials: int,
     stop: Stop,
     folder: Path,
 ) -> None:
-    """Runs `trials` trials, as many at once as the searcher lets. Ray's own files, in `folder`, do not outlive it.
+    """Runs what the searcher gives, as many at once as it lets. Ray's own files, in `folder`, do not outlive it.
 
     `trial` is what Tune runs for each, given its config. Raises whatever keeps the study from going on.
     """
     stop.searcher = searcher
-    searcher.trials, searcher.is_over = trials, stop.stop_all
+    searcher.is_over = stop.stop_all
     tuner = tune.Tuner(
         tune.with_resources(trial, slots.resources),
         tune_config=tune.TuneConfig(

@@ -4,8 +4,8 @@ import logging
 import os
 import platform
 import traceback
-from collections.abc import Generator, Mapping
-from contextlib import AbstractContextManager, closing
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,13 @@ from ray.tune.trainable.function_trainable import wrap_function
 from model.schedules import from_dict
 from study.base.errors import DivergenceError, disk_error
 from study.engine.device_health import device_works, free_memory
+from study.engine.run_spec import RunSpec
 from study.engine.shared_corpus import SharedCorpus
 from study.engine.worker_messages import CHECKPOINT_STEP, DISK, DIVERGED, FAILED, TRACEBACK, WARNINGS
-from study.records.study_layout import trial_place
 from study.records.uploads import Mirror, open_run, wait_until_sent
-from study.training.config import TrainingConfig
+from study.tracking.run_points import TIMES_FILE, write_time
 from study.training.evaluation_rows import Labels
+from study.training.measures import run_measured
 from study.training.run_folder import RunFolder
 from study.training.trainer import Trainer
 
@@ -38,19 +39,20 @@ class Job:
 
     storage: str
     study: str
-    training: TrainingConfig
     corpus: SharedCorpus
     device: str
 
-    def opened(self, config: Mapping[str, Any]) -> AbstractContextManager[tuple[RunFolder, Mirror]]:
-        """Opens the folder of a trial."""
-        return open_run(self.storage, self.study, trial_place(config["number"]))
-
-    def results(self, config: Mapping[str, Any], folder: RunFolder) -> Generator[dict[str, Any]]:
-        """Trains a trial, from where it stands, and yields each evaluation."""
-        trainer = Trainer(self.training, from_dict(config["schedule"]), self.corpus.open(), self.device)
-        for progress in folder.run(trainer, Labels(study=self.study, trial=config["number"])):
-            yield progress.to_dict()
+    def results(self, spec: RunSpec, folder: RunFolder) -> Generator[dict[str, Any]]:
+        """Trains a run, from where it stands, and yields each evaluation, with what was measured at it."""
+        corpus = self.corpus.open()
+        trainer = Trainer(spec.training, from_dict(spec.schedule), corpus, self.device)
+        labels = Labels(study=self.study, trial=spec.key if isinstance(spec.key, int) else None)
+        if spec.full_evaluation:
+            for progress, measured in run_measured(folder, trainer, corpus, labels):
+                yield progress.to_dict() | measured
+        else:
+            for progress in folder.run(trainer, labels):
+                yield progress.to_dict()
 
 
 def run_trial(config: dict[str, Any], job: Job) -> None:
@@ -60,21 +62,24 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
     the training is reported, not raised: Tune would train the same again, with the same result.
 
     Args:
-        config: `number`, the trial's Optuna number, and `schedule`, as a dict.
+        config: `spec`, the run.
         job: the rest.
     """
-    with job.opened(config) as (folder, mirror):
-        _run_trial(config, job, folder, mirror)
+    spec: RunSpec = config["spec"]
+    with open_run(job.storage, job.study, spec.place) as (folder, mirror):
+        _run_trial(spec, job, folder, mirror)
 
 
-def _run_trial(config: dict[str, Any], job: Job, folder: RunFolder, mirror: Mirror) -> None:
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(job.training.threads))  # its own cores, not all of them
+def _run_trial(spec: RunSpec, job: Job, folder: RunFolder, mirror: Mirror) -> None:
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(spec.training.threads))  # its own cores, not all of them
     warnings = _Warnings()
     where = {"node": platform.node(), "gpu_ids": ",".join(map(str, ray.get_gpu_ids())), "pid": os.getpid()}
     try:
-        with closing(job.results(config, folder)) as results:  # its memory is free before the `finally` below
+        with closing(job.results(spec, folder)) as results:  # its memory is free before the `finally` below
             for result in results:
-                if result["step"] == job.training.steps:
+                write_time(folder.path, result["step"], result["time_ms"])
+                mirror.put(folder.path / TIMES_FILE)
+                if result["step"] == spec.training.steps:
                     mirror.flush()  # whoever hears of the end finds all of it in the storage
                 newest = {CHECKPOINT_STEP: folder.checkpoint_step()}
                 tune.report(result | where | newest | {WARNINGS: warnings.taken()})

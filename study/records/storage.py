@@ -20,7 +20,7 @@ from study.base.uris import redacted
 log = logging.getLogger(__name__)
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
 """Of the object stores whose URI pyarrow reads. Credentials come from the environment, and nothing keeps them."""
-APPENDED = (".journal", ".jsonl", ".spool")
+APPENDED = (".journal", ".jsonl", ".txt")
 """Ends of the names of files that grow by lines: a line that is being written is not sent."""
 BLOCK = 1 << 20
 THREADS = 16

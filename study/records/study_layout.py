@@ -69,7 +69,6 @@ class StudyFolder:
         self.config = self.path / "study.yaml"
         self.lock = self.path / "study.lock"
         self.journal = self.path / "optuna.journal"
-        self.spool = self.path / "mlflow.spool"
         self.ray = self.path / "ray"
         self.best_schedule = self.path / "best_schedule.yaml"
         self.table = self.path / "trials.parquet"
@@ -81,7 +80,7 @@ class StudyFolder:
     @property
     def grown(self) -> tuple[Path, ...]:
         """The files that libraries write all the time: a resumed study needs them from an object store."""
-        return self.journal, self.spool, self.spool.with_suffix(".sent")
+        return (self.journal,)
 
     def in_use(self, storage: Storage) -> bool:
         """Whether a study, or something else, is there; a session that died before it wrote the config left none."""

@@ -14,13 +14,14 @@ from search_spaces import SPACES
 from study.base.cli import flag
 from study.base.errors import UserError
 from study.base.files import check_output_folder
+from study.base.names import Key, Outcome, Role
 from study.base.sealed_files import copy_of
 from study.base.uris import HIDDEN, absolute, kept, recalled, redacted
 from study.corpus import Corpus, corpus_id, load_corpus
 from study.engine.cluster import Slots, cluster_gpus, share_out, start_ray
 from study.engine.memory_check import Estimate, advise_on_sharing, check_memory, try_out
 from study.engine.node_checks import check_nodes
-from study.engine.searcher import open_optuna_study
+from study.engine.optuna_runs import OUTCOMES, open_optuna_study
 from study.engine.shared_corpus import SharedCorpus, share
 from study.records.downloads import download_files
 from study.records.journal import repair
@@ -31,7 +32,7 @@ from study.records.study_layout import StudyConfig, StudyFolder
 from study.records.uploads import Mirror
 from study.search.options import MACHINE_FIELDS, SearchOptions
 from study.tracking.client import check, has_experiment, tracking_uri
-from study.tracking.writer import is_settled
+from study.tracking.experiment import has_all
 from study.training.config import PRESETS, TrainingConfig
 from study.training.trainer import check_fits
 
@@ -109,7 +110,7 @@ def _plan(
     database = absolute(database) if database else None
     if database is not None:
         check_database(database)
-    if old is not None and _is_settled(storage, old, options, database):
+    if old is not None and _is_settled(storage, old, options, database, uri):
         return None
     if old is None:
         corpus = load_corpus(options.corpus, on_progress)
@@ -198,10 +199,12 @@ def _check_unused(storage: Storage, name: str) -> None:
         check_output_folder(storage.folder, "--storage")
 
 
-def _is_settled(storage: Storage, old: StudyConfig, options: SearchOptions, database: str | None) -> bool:
+def _is_settled(storage: Storage, old: StudyConfig, options: SearchOptions, database: str | None, uri: str) -> bool:
     folder = StudyFolder(storage.folder, old.name)
     study = open_optuna_study(open_storage(database, folder.journal), old.name, old.sampler, old.seed)
-    return len(finished(study)) >= (options.trials or old.trials) and is_settled(folder.spool)
+    outcomes: dict[Key, Outcome] = {trial.number: OUTCOMES[trial.state] for trial in finished(study)}
+    has_trials = len(outcomes) >= (options.trials or old.trials)
+    return has_trials and has_all(uri, old.name, Role.STUDY, Role.TRIAL, outcomes) is True
 
 
 def _new_config(

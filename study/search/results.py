@@ -17,9 +17,8 @@ from study.base.output import printable
 from study.base.provenance import facts
 from study.base.ranking import best_first
 from study.base.uris import redacted, sqlite_path, sqlite_uri, web_address
-from study.engine.cluster import stop_ray
 from study.engine.display import best_trials, describe
-from study.engine.runner import Stop
+from study.engine.session import Session
 from study.records.expected_files import wait_for_all
 from study.records.optuna_study import REASON, SCHEDULE, finished
 from study.records.study_layout import StudyFolder
@@ -36,10 +35,10 @@ from study.training.schedule_file import read_schedule_file
 log = logging.getLogger(__name__)
 
 
-def finish(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Console, stop: Stop) -> int:
+def finish(plan: Plan, study: optuna.Study, session: Session) -> int:
     """Writes a study's results into its folder and MLflow, and prints them; returns the exit status."""
-    config, folder = plan.config, plan.folder
-    patience = stop.shortened(writer.patience(SEND_SECONDS), SEND_SECONDS_INTERRUPTED)
+    config, folder, console = plan.config, plan.folder, session.console
+    writer, stop = session.writer, session.stop
     trials = finished(study)
     completed = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     whole = len(trials) >= config.trials
@@ -55,19 +54,15 @@ def finish(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Consol
         writer.artifacts(PARENT_RUN, [folder.journal])
     if completed:
         winner = best_first(completed, loss=lambda trial: trial.value, number=lambda trial: trial.number)[0]
-        writer.flush(patience)  # the file is to name the winner's run
+        writer.flush(session.patience())  # the file is to name the winner's run
         sample = _write_winner(plan, winner, writer)
         plan.mirror.put(folder.best_schedule)
-        writer.log(PARENT_RUN, len(trials), {"best_val_loss": _value(winner)})
+        writer.log(len(trials), {"best_val_loss": _value(winner)})
         writer.artifacts(PARENT_RUN, [folder.best_schedule])
         writer.artifacts(winner.number, [folder.trial(winner.number).sample], CHECKPOINT)
     report = None if stop.interrupted else _write_report(plan, study, writer, console)
-    writer.end_study("KILLED" if stop.interrupted else "FINISHED" if completed else "FAILED")
-    stop_ray()  # takes its second while the last is sent
-    sent = writer.close(patience)
+    session.finish("FINISHED" if completed else "FAILED")
 
-    if not sent:
-        console.print("MLflow has not taken all yet: what it lacks is kept, and sent by --resume", style="yellow")
     if completed:
         best_trials(
             [

@@ -1,27 +1,27 @@
 """One session of a study: runs the trials that it still lacks, and writes down what came out."""
 
-from contextlib import suppress
-
 import optuna
 from rich.console import Console
 
-from study.base.errors import UserError, WorldError, disk_error
+from study.base.errors import UserError
+from study.base.names import Role
 from study.base.provenance import facts
 from study.base.sealed_files import copy_of
-from study.engine.cluster import Room
 from study.engine.display import Display, duration
 from study.engine.early_stopping import SparingASHA
-from study.engine.recorder import Recorder, flat
-from study.engine.runner import Stop, run_trials
-from study.engine.searcher import StudySearcher, ask_known_good_first, open_optuna_study
-from study.engine.trial import Job, trainable
+from study.engine.optuna_runs import (
+    OptunaRuns,
+    ask_known_good_first,
+    describe_finished,
+    open_optuna_study,
+    pause_unfinished,
+)
+from study.engine.run_spec import flat
+from study.engine.session import Session, SessionPlan, open_session
 from study.records.lock import StudyLock
 from study.records.optuna_study import finished, open_storage
-from study.records.storage import first_line
 from study.search.plan import Plan
 from study.search.results import bring_evaluations, finish
-from study.tracking.deadline import SEND_SECONDS, SEND_SECONDS_AFTER_ERROR, SEND_SECONDS_INTERRUPTED
-from study.tracking.writer import StudyWriter
 
 NOTE = """Each child run is a trial: one GPT trained with one dropout schedule (`schedule.*`), all else being equal.
 Select some and compare their `val_loss` and `dropout_rate`. `outcome` says how a trial ended. The winner is the lowest
@@ -36,63 +36,69 @@ def run_session(plan: Plan, console: Console) -> int:
         WorldError: if the disk is full or gone; --resume goes on.
     """
     plan.folder.make()
-    with plan.lock or _first_lock(plan) as lock:
-        try:
-            return _run(plan, lock, console)
-        except Exception as error:
-            if plan.storage.is_remote and not plan.folder.lock.exists():
-                what = f"{plan.folder.path}, the study's copy on this machine, was removed while the study ran"
-                raise WorldError(_go_on(plan, what)) from None
-            if (disk := disk_error(error)) is not None:
-                raise WorldError(_cannot_write(plan, f"{plan.folder.path} cannot be written: {disk}")) from None
-            if isinstance(error, WorldError):
-                raise WorldError(_cannot_write(plan, str(error))) from None
-            if plan.storage.is_remote and isinstance(error, OSError) and error.errno is None:  # a store's own
-                what = f"storage {plan.storage.uri} does not answer ({first_line(error)})"
-                raise WorldError(_go_on(plan, what)) from None
-            raise
+    lock = plan.lock or _first_lock(plan)
+
+    def write_config() -> None:
+        plan.folder.clear_unfinished()
+        plan.folder.write_config(plan.config)
+        plan.mirror.put(plan.folder.config, copy_of(plan.folder.config))
+
+    with open_session(_session_plan(plan, lock), write_config, console) as session:
+        return _run(plan, lock, session)
 
 
-def _run(plan: Plan, lock: StudyLock, console: Console) -> int:
-    config, folder = plan.config, plan.folder
-    folder.clear_unfinished()
-    folder.write_config(config)
-    stop = Stop(plan.time_budget)
-    patience = lambda: SEND_SECONDS_INTERRUPTED if stop.interrupted else SEND_SECONDS  # noqa: E731
-    with plan.mirror.running(patience, lock.check_in_store):
-        plan.mirror.put(folder.config, copy_of(folder.config))
-        return _run_session(plan, lock, console, stop)
+def _session_plan(plan: Plan, lock: StudyLock) -> SessionPlan:
+    folder = plan.folder
+    return SessionPlan(
+        study=plan.config.name,
+        root=folder.path,
+        path=folder.path,
+        storage=plan.storage,
+        mirror=plan.mirror,
+        lock=lock,
+        lock_path=folder.lock,
+        slots=plan.slots,
+        corpus=plan.shared_corpus,
+        device=plan.estimate.device,
+        uri=plan.uri,
+        parent=Role.STUDY,
+        child=Role.TRIAL,
+        title="study",
+        go_on=f"go on with --name {plan.config.name} --resume",
+        sent_by="by --resume",
+        time_budget=plan.time_budget,
+    )
 
 
-def _run_session(plan: Plan, lock: StudyLock, console: Console, stop: Stop) -> int:
-    config, folder = plan.config, plan.folder
+def _run(plan: Plan, lock: StudyLock, session: Session) -> int:
+    config, folder, recorder = plan.config, plan.folder, session.recorder
     storage = open_storage(plan.database, folder.journal, lock.check)
     study = open_optuna_study(storage, config.name, config.sampler, config.seed)
     ask_known_good_first(study, config.space)
     ended = len(finished(study))
     lacking = config.trials - ended
     if lacking > 0:
-        _announce(plan, lacking, console)
-    writer = StudyWriter(plan.uri, config.name, folder.spool, plan.storage)
-    with Display(console, config.trials, config.training.steps, ended) as display, stop.on_signals():
-        recorder = Recorder(config, folder, plan.mirror, writer, display, plan.slots.trials_per_gpu)
-        try:
-            params = flat(config.to_dict())
-            tags = facts(config.corpus_sha256) | {"trials": str(params.pop("trials"))}  # a param could not change
-            writer.start_study(params, tags, NOTE)
-            bring_evaluations(plan, study, seconds=0)
-            recorder.catch_up(study.get_trials(deepcopy=False))
-            if lacking > 0:
-                _run_trials(plan, study, recorder, lacking, stop)
-            recorder.break_off()
-            return finish(plan, study, writer, console, stop)
-        except BaseException as error:  # the runs must not seem to go on
-            if not writer.closed:  # else it is only the printing that failed
-                with suppress(OSError):  # a full disk: --resume closes them
-                    recorder.break_off()
-                    writer.end_study("FAILED")
-                writer.close(SEND_SECONDS_AFTER_ERROR)
-            raise error
+        _announce(plan, lacking, session.console)
+    with Display(session.console, config.trials, config.training.steps, ended) as display:
+        params = flat(config.to_dict())
+        tags = facts(config.corpus_sha256) | {"trials": str(params.pop("trials"))}  # a param could not change
+        session.start(params, tags, NOTE)
+        bring_evaluations(plan, study, seconds=0)
+        describe_finished(study, config.training, recorder)
+        if lacking > 0:
+            _run_trials(plan, study, session, lacking, display)
+        pause_unfinished(study, config.training, recorder)
+        return finish(plan, study, session)
+
+
+def _run_trials(plan: Plan, study: optuna.Study, session: Session, trials: int, display: Display) -> None:
+    config = plan.config
+    source = OptunaRuns(study, config.space, config.training, trials, plan.mirror, plan.slots.trials_per_gpu)
+    scheduler = None
+    if config.scheduler == "asha":
+        scheduler = SparingASHA(config.training.steps, config.grace_steps)
+        scheduler.remember(study)
+    session.run_set(source, display, scheduler)
 
 
 def _first_lock(plan: Plan) -> StudyLock:
@@ -106,34 +112,6 @@ def _first_lock(plan: Plan) -> StudyLock:
         lock.release()
         raise
     return lock
-
-
-def _cannot_write(plan: Plan, what: str) -> str:
-    return _go_on(plan, what, "make space, then ")
-
-
-def _go_on(plan: Plan, what: str, first: str = "") -> str:
-    return f"{what}: nothing that was written is lost; {first}go on with --name {plan.config.name} --resume"
-
-
-def _run_trials(plan: Plan, study: optuna.Study, recorder: Recorder, trials: int, stop: Stop) -> None:
-    config, folder = plan.config, plan.folder
-    steps, slots = config.training.steps, plan.slots
-    searcher = StudySearcher(
-        study, config.space, steps, recorder, Room(slots).has_more_than, plan.mirror, slots.trials_per_gpu
-    )
-    scheduler = None
-    if config.scheduler == "asha":
-        scheduler = SparingASHA(config.training.steps, config.grace_steps)
-        scheduler.remember(study)
-    job = Job(
-        storage=plan.storage.uri,
-        study=config.name,
-        training=config.training,
-        corpus=plan.shared_corpus,
-        device=plan.estimate.device,
-    )
-    run_trials(searcher, scheduler, trainable(job), plan.slots, trials, stop, folder.ray)
 
 
 def _announce(plan: Plan, trials: int, console: Console) -> None:

@@ -1,5 +1,5 @@
-"""A study's store in a process of its own: an embedded one takes milliseconds of CPU time for each evaluation, which
-whoever feeds the workers must not wait for."""
+"""The process that compares a study with MLflow: an embedded store takes milliseconds of CPU time for each evaluation,
+and the driver, which feeds the workers, must not wait for that."""
 
 import json
 import logging
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,50 +16,51 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any
 
-from study.base.names import PARENT_RUN, Key, Role
+from study.base.names import Key, Role
 from study.base.uris import redacted
 from study.records.storage import Storage
-from study.tracking.spool import Event, TooEarlyError, UselessError
+from study.tracking.run_record import RunRecord
 
-ERRORS: dict[str, type[Exception]] = {kind.__name__: kind for kind in (TooEarlyError, UselessError)}
-"""Those that mean more than that the store is away."""
 KILL_SECONDS = 5.0
 
 
-class StoreProcess:
-    """A `StudyStore` elsewhere. `runs` and `experiment_id` are the last that it has told.
+Answer = dict[str, Any]
+"""What came of a round: `error` is why MLflow does not answer, None if it does; `refused` are lines about what MLflow
+refuses for good; `left` is how many runs MLflow may still lack something of; `runs` are new run ids, with their keys;
+`points_sent` is how many points were sent, `latest_s` how old the oldest was by then, and `cpu_s` the CPU time used."""
 
-    The process is begun when it is first asked, and again when it has died. It ends with this one, in the middle of a
-    sending too: what is sent twice changes nothing. Raises what StudyStore raises, but all that means that the store is
-    away as a ConnectionError.
-    """
+
+class StoreProcess:
+    """A `StudyStore` in a process of its own, which begins with the first round, and ends with this process."""
 
     def __init__(self, uri: str, experiment: str, root: Path, storage: Storage, parent: Role, child: Role) -> None:
-        self._what = {
+        self._settings = {
             "uri": uri,
             "experiment": experiment,
             "root": str(root.absolute()),
             "storage": [storage.uri, str(storage.folder)],
             "roles": [parent, child],
         }
-        self.runs: dict[Key, str] = {}
-        self.experiment_id: str | None = None
-        self._in_doubt = True
         self._process: subprocess.Popen[str] | None = None
         self._closed = False
 
-    def ask(self) -> None:
-        """See StudyStore."""
-        if self._in_doubt:
-            self._call([])
+    def round(self, records: Sequence[RunRecord], changed: Mapping[Key, int], seconds: float) -> Answer:
+        """Tells the process what has changed, and lets it send for about so many seconds what MLflow lacks.
 
-    def doubt(self) -> None:
-        """See StudyStore."""
-        self._in_doubt = True
-
-    def send(self, events: Sequence[Event]) -> None:
-        """See StudyStore."""
-        self._call(events)
+        Raises:
+            ConnectionError: if the process has died. The next one must be given all records.
+        """
+        question = {"records": [vars(r) for r in records], "changed": list(changed.items()), "seconds": seconds}
+        try:
+            process = self._process or self._begin()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            _write(process.stdin, question)
+            return dict(json.loads(process.stdout.readline()))
+        except (OSError, ValueError) as error:  # ValueError: the answer is empty, or half of one
+            self._drop()
+            reason = f" ({error})" if isinstance(error, OSError) else ""
+            raise ConnectionError(f"the process that sends to MLflow has died{reason}") from None
 
     def close(self) -> None:
         """Ends the process; whoever waits for its answer gets a ConnectionError."""
@@ -67,27 +69,6 @@ class StoreProcess:
             process.kill()
             with suppress(subprocess.TimeoutExpired):  # it waits for a disk: no one waits for it
                 process.wait(KILL_SECONDS)
-
-    def _call(self, events: Sequence[Event]) -> None:
-        try:
-            process = self._process or self._begin()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            _write(process.stdin, {"in_doubt": self._in_doubt, "events": events})
-            answer = json.loads(process.stdout.readline())
-        except (OSError, ValueError) as error:  # ValueError: the answer is empty, or half of one
-            self._drop()
-            reason = f" ({error})" if isinstance(error, OSError) else ""
-            raise ConnectionError(f"the process that sends to MLflow has died{reason}") from None
-        self._in_doubt = answer["experiment_id"] is None
-        self.experiment_id = answer["experiment_id"] or self.experiment_id
-        if answer["runs"] is not None:
-            self.runs = dict(answer["runs"])
-        elif made := {number: run_id for number, run_id in answer["made"] if number not in self.runs}:
-            self.runs = self.runs | made  # another one, since others may be reading this one
-        if answer["error"] is not None:
-            kind, message = answer["error"]
-            raise ERRORS.get(kind, ConnectionError)(message)
 
     def _begin(self) -> subprocess.Popen[str]:
         run = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"
@@ -101,16 +82,16 @@ class StoreProcess:
         if self._closed:
             raise BrokenPipeError
         assert process.stdin is not None
-        _write(process.stdin, self._what)  # not as an argument, which others could read: the URI may hold a password
+        _write(process.stdin, self._settings)  # others can read a command line, and the URI may hold a password
         return process
 
     def _drop(self) -> None:
-        process, self._process, self._in_doubt = self._process, None, True
+        process, self._process = self._process, None
         if process is not None:
             process.kill()
             process.wait()
             for pipe in (process.stdin, process.stdout):
-                with suppress(OSError):  # what it was told last is still in there
+                with suppress(OSError):  # the last question is still in there
                     pipe.close()  # type: ignore[union-attr]
 
 
@@ -120,12 +101,12 @@ def _write(file: IO[str], content: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
-    """Answers what is asked on standard input, until that ends."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # those who stop a study get this far by its standard input's end
+    """Answers the questions on standard input until that ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # ignored: the parent process stops this one by closing stdin
         signal.signal(number, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what MLflow prints is no answer
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # that a server is away is said once, by the study
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # the study says once that a server is away
     lines: SimpleQueue[str] = SimpleQueue()
     threading.Thread(target=_work, args=(lines, answers), daemon=True).start()
     for line in sys.stdin:
@@ -137,7 +118,7 @@ def _work(lines: "SimpleQueue[str]", answers: IO[str]) -> None:
     try:
         _answer_all(lines, answers)
     except BrokenPipeError:
-        pass  # who asked is gone
+        pass  # the parent process is gone
     except Exception:  # the study only sees that this process has ended
         print(redacted(traceback.format_exc()), file=sys.stderr, flush=True)
     os._exit(1)
@@ -146,29 +127,33 @@ def _work(lines: "SimpleQueue[str]", answers: IO[str]) -> None:
 def _answer_all(lines: "SimpleQueue[str]", answers: IO[str]) -> None:
     from study.tracking.store import StudyStore  # takes seconds, in which the end must not go unnoticed
 
-    what = json.loads(lines.get())
-    uri, folder = what["storage"]
-    parent, child = map(Role, what["roles"])
-    store = StudyStore(what["uri"], what["experiment"], Path(what["root"]), Storage(uri, Path(folder)), parent, child)
-    told = store.runs  # of these it has been told, and of what was begun at its word
+    settings = json.loads(lines.get())
+    storage, root = Storage(settings["storage"][0], Path(settings["storage"][1])), Path(settings["root"])
+    parent, child = map(Role, settings["roles"])
+    store = StudyStore(settings["uri"], settings["experiment"], root, storage, parent, child)
+    told: dict[Key, str] = {}
     while True:
-        asked, error = json.loads(lines.get()), None
-        events = asked["events"]
+        question, error = json.loads(lines.get()), None
+        store.want([_record(d) for d in question["records"]], dict(map(tuple, question["changed"])))
         try:
-            if asked["in_doubt"]:
-                store.doubt()
-            if events:
-                store.send(events)
-            else:
-                store.ask()
-        except Exception as raised:  # whatever a store raises that is away: the writer keeps what it could not send
-            error = [type(raised).__name__, str(raised) or type(raised).__name__]
-        concerned = {PARENT_RUN} | {event["trial"] for event in events}
+            store.send(question["seconds"])
+        except Exception as raised:  # whatever a store raises that is away: the next round tries again
+            error = redacted((str(raised).strip().splitlines() or [type(raised).__name__])[0])[:200]
+        runs = {key: run.run_id for key, run in store.runs.items()}
         answer = {
             "error": error,
+            "refused": store.refused,
+            "left": store.left,
             "experiment_id": store.experiment_id,
-            "runs": list(store.runs.items()) if store.runs is not told else None,  # it has asked, and found these
-            "made": [(number, store.runs[number]) for number in concerned & store.runs.keys()],
+            "runs": [(key, run_id) for key, run_id in runs.items() if told.get(key) != run_id],
+            "points_sent": store.points_sent,
+            "latest_s": store.latest_s,
+            "cpu_s": time.process_time(),
         }
-        told = store.runs
+        store.refused, told = [], runs
         _write(answers, answer)
+
+
+def _record(d: dict[str, Any]) -> RunRecord:
+    files = {name: tuple(map(tuple, d[name])) for name in ("points", "closing_files", "more_files")}
+    return RunRecord(**d | files)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Run
+from mlflow.entities import Metric, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from study.base.errors import UserError, first_line
@@ -112,12 +112,12 @@ def study_times(uri: str, name: str) -> list[tuple[float, float, float]]:
     return times
 
 
-def search_runs(client: MlflowClient, experiment_id: str, role: str) -> list[Run]:
-    """Returns all runs of an experiment that have a role."""
+def search_runs(client: MlflowClient, experiment_id: str, role: str, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
+    """Returns all runs of an experiment that have a role; deleted ones too with ViewType.ALL."""
     runs: list[Run] = []
     token: str | None = None
     while True:
-        page = client.search_runs([experiment_id], f"tags.{ROLE} = '{role}'", max_results=1000, page_token=token)
+        page = client.search_runs([experiment_id], f"tags.{ROLE} = '{role}'", view, 1000, page_token=token)
         runs += page
         token = page.token
         if not token:

@@ -1,17 +1,21 @@
 """Evaluations as rows: the one form that metrics.jsonl and trials.parquet share."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from study.base.files import atomic_path
-from study.training.trainer import Trainer
 
+if TYPE_CHECKING:  # the process that sends to MLflow reads evaluations, and does not import torch
+    from study.training.trainer import Trainer
+
+METRICS_FILE = "metrics.jsonl"
+"""A run's evaluations, in its folder."""
 SCHEMA = pa.schema(
     [
         ("study", pa.string()),
@@ -51,7 +55,7 @@ class Labels:
     trial: int | None = None
 
 
-def rows(trainer: Trainer, labels: Labels) -> list[dict[str, Any]]:
+def rows(trainer: "Trainer", labels: Labels) -> list[dict[str, Any]]:
     """Returns one row an evaluation so far; `outcome` is completed in all rows of a run that has reached its end."""
     schedule = trainer.schedule.to_dict()
     common = {
@@ -69,6 +73,16 @@ def rows(trainer: Trainer, labels: Labels) -> list[dict[str, Any]]:
 def best_row(evaluations: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """Returns a run's evaluation with the lowest val_loss; of equal ones the first. Its step is the run's best_step."""
     return min(evaluations, key=lambda row: row["val_loss"])
+
+
+def parse_rows(lines: Iterable[bytes]) -> Iterator[dict[str, Any] | None]:
+    """Yields the evaluation of each line of `metrics.jsonl`, None for a damaged line."""
+    for line in lines:
+        try:
+            row = json.loads(line)
+            yield row if row.keys() == set(SCHEMA.names) else None
+        except (ValueError, AttributeError):
+            yield None
 
 
 def write_parquet(table: list[dict[str, Any]], path: Path) -> None:

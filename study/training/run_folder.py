@@ -23,11 +23,12 @@ from study.base.errors import UserError
 from study.base.files import PART, atomic_path
 from study.base.sealed_files import MANIFEST, check_manifest, write_manifest
 from study.corpus import Corpus
-from study.training.evaluation_rows import METRICS, SCHEMA, Labels, best_row, rows
+from study.training.evaluation_rows import METRICS, METRICS_FILE, Labels, best_row, parse_rows, rows
 from study.training.schedule_file import ScheduleFile, read_schedule_file
 from study.training.trainer import Progress, Trainer, gpt_config
 
 log = logging.getLogger(__name__)
+WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
 CHECKPOINT_SHARE = 0.01
 """Of the time, what writing checkpoints may take: a large model's state would stall a fast GPU at every evaluation."""
 STATE = "state.pt"
@@ -64,9 +65,9 @@ class RunFolder:
     def __init__(self, path: Path, uploads: Uploads | None = None) -> None:
         self.path = path
         self.uploads = uploads or KeptHere()
-        self.weights = path / "model.safetensors"
-        self.config = path / "config.yaml"
-        self.metrics = path / "metrics.jsonl"
+        self.weights = path / WEIGHTS
+        self.config = path / CONFIG
+        self.metrics = path / METRICS_FILE
         self.sample = path / "sample.txt"
         self.resume = path / "resume"
         self._seen: dict[int, dict[str, Any]] = {}  # by step, the evaluations that were in `metrics`
@@ -192,12 +193,8 @@ class RunFolder:
         if not self.metrics.exists():
             return []
         found = []
-        for number, line in enumerate(self.metrics.read_bytes().splitlines(), start=1):
-            try:
-                row = json.loads(line)
-                if row.keys() != set(SCHEMA.names):
-                    raise ValueError("not an evaluation")
-            except (ValueError, AttributeError):
+        for number, row in enumerate(parse_rows(self.metrics.read_bytes().splitlines()), start=1):
+            if row is None:
                 log.warning("%s is damaged at line %d, which is left out", self.metrics, number)
             else:
                 found.append(row)

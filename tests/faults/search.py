@@ -19,7 +19,6 @@ from study.records.journal import StudyJournal
 from study.records.study_layout import StudyFolder
 from study.search import session
 from study.search.__main__ import main
-from study.tracking.spool import Spool
 from study.tracking.writer import StudyWriter
 from tests.faults import workers
 from tests.faults.workers import die
@@ -75,9 +74,7 @@ MOMENTS = {
     "in the middle of a journal's line": lambda: writes_half_a_line(
         StudyJournal, "append_logs", lambda journal: Path(journal._file_path), call=20
     ),
-    "in the middle of a spool's line": lambda: writes_half_a_line(
-        Spool, "put", lambda spool: Path(spool._file.name), call=9
-    ),
+    "while MLflow is told of an evaluation": lambda: dies_in(StudyWriter, "changed", call=3),
     "before Optuna hears of an evaluation": lambda: dies_in(optuna.Trial, "report", call=9),
     "after Optuna has heard of an evaluation": lambda: dies_in(optuna.Trial, "report", call=9, after=True),
     "before MLflow hears of an end": lambda: dies_in(optuna.Study, "tell", call=2, after=True),

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from study.tracking.spool import Spool
 from tests.conftest import Study, run, start
 from tests.faults.checks import check_as_never_stopped, check_whole
 from tests.faults.test_outages import NEW, STUDY, TRIALS, wait_for_a_trial
@@ -65,7 +64,6 @@ def test_full_disk_stops_the_study_and_damages_nothing(disk: Path) -> None:
     (disk / "filler").unlink()
     folder = disk / "studies" / "study"
     assert all(json.loads(line) for line in (folder / "optuna.journal").read_bytes().splitlines()[:-1])
-    Spool(folder / "mlflow.spool").close()
     done = run([*STUDY, "--resume"], disk)
     assert done.returncode == 0, done.stdout + done.stderr
     outcomes = check_whole(folder, Study(disk, "study", "").client, TRIALS)

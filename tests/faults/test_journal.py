@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from study.base.errors import UserError
-from study.engine.searcher import open_optuna_study
+from study.engine.optuna_runs import open_optuna_study
 from study.records.journal import repair
 from study.records.optuna_study import open_storage
 from tests.conftest import environment, run, start, wait_for_a_trial

@@ -15,11 +15,11 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
-from study.base.names import Outcome
 from study.tracking.writer import StudyWriter
 from tests.conftest import environment, run, start, wait_for_a_trial
 from tests.faults.checks import check_whole
 from tests.faults.servers import Server, loses_answers
+from tests.run_folders import COMPLETED, trial
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
@@ -100,10 +100,9 @@ def test_server_paused_makes_no_run_twice(server: Server, tmp_path: Path) -> Non
 def test_runs_whose_making_was_never_answered_are_one(server: Server, tmp_path: Path) -> None:
     made = MlflowClient(tracking_uri=server.uri)
     with loses_answers(server, "/mlflow/runs/create", times=3) as uri:
-        writer = StudyWriter(uri, "name", tmp_path / "x.spool")
+        writer = StudyWriter(uri, "name", tmp_path)
         writer.start_study({}, {}, "")
-        writer.start_trial(0, "trial-0", {}, {})
-        writer.end_trial(0, Outcome.COMPLETED)
+        writer.describe(trial(**COMPLETED))
         writer.end_study("FINISHED")
         assert writer.close(120)
     kept = made.search_runs(["1"])

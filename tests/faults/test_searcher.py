@@ -7,7 +7,7 @@ import optuna
 import pytest
 
 from study.base.errors import WorldError, disk_error
-from study.engine.searcher import open_optuna_study
+from study.engine.optuna_runs import open_optuna_study
 from study.engine.worker_messages import DISK, DIVERGED, FAILED
 from study.records.journal import StudyJournal
 from study.records.optuna_study import open_storage

@@ -1,4 +1,4 @@
-"""The spool and what sends it: nothing is lost, nothing is told MLflow twice, and no foreign file is sent."""
+"""The process that sends to MLflow: nothing is lost, nothing is told MLflow twice, and no foreign file is sent."""
 
 import os
 import signal
@@ -8,66 +8,64 @@ import sys
 import threading
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import psutil
 import pytest
+from mlflow import MlflowClient
 
-from study.base.names import Outcome
+from study.base.names import Role
 from study.engine.runner import Stop
+from study.records.storage import Storage
 from study.tracking.client import connect
-from study.tracking.spool import Spool
-from study.tracking.writer import StudyWriter, is_settled
+from study.tracking.run_record import RunRecord
+from study.tracking.store import StudyStore
+from study.tracking.writer import StudyWriter
 from tests.conftest import environment
+from tests.run_folders import COMPLETED, PLACE, evaluate, trial
 
 pytestmark = pytest.mark.faults
-
-
-def test_how_far_a_spool_was_sent_is_not_believed_if_it_is_damaged(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "x.spool")
-    for i in range(3):
-        spool.put({"i": i})
-    spool.remove([0])
-    spool.close()
-    sent = tmp_path / "x.sent"
-    whole = sent.read_bytes()
-    for position in range(len(whole) - 1):
-        sent.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
-        again = Spool(tmp_path / "x.spool")
-        assert [event["i"] for _, event in again.take(9, timeout=0)] == [0, 1, 2], "all are sent again"
-        again.close()
-
-
-def test_damaged_line_of_a_spool_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    spool = Spool(tmp_path / "x.spool")
-    for i in range(3):
-        spool.put({"i": i})
-    spool.close()
-    raw = (tmp_path / "x.spool").read_bytes()
-    (tmp_path / "x.spool").write_bytes(raw.replace(b'{"i": 1}', b'{"i": 7}'))
-    assert [event["i"] for _, event in Spool(tmp_path / "x.spool").take(9, timeout=0)] == [0, 2]
-    assert "damaged at line 2" in caplog.text
+NOW = 2_000_000_000_000
 
 
 def test_a_step_is_logged_once_and_in_order(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    writer = StudyWriter(uri, "name", tmp_path / "x.spool")
+    evaluate(tmp_path, [0, 10, 10, 20], [NOW, NOW - 3_600_000, NOW + 5, NOW - 7])
+    writer = StudyWriter(uri, "name", tmp_path)
     writer.start_study({}, {}, "")
-    writer.start_trial(0, "trial-0", {}, {})
-    now = 2_000_000_000_000
-    for step, time_ms in ((0, now), (10, now - 3_600_000), (10, now + 5), (20, now - 7)):
-        writer.log(0, step, {"val_loss": 1.0 + step}, time_ms)
+    writer.describe(trial())
     assert writer.close(60)
-    again = StudyWriter(uri, "name", tmp_path / "x.spool")  # another session
-    again.log(0, 20, {"val_loss": 21.0}, now + 9)
-    again.log(0, 30, {"val_loss": 31.0}, now - 9)
-    again.end_trial(0, Outcome.COMPLETED)
+    evaluate(tmp_path, [20, 30], [NOW + 9, NOW - 9])
+    again = StudyWriter(uri, "name", tmp_path)  # another session
+    again.start_study({}, {}, "")
+    again.describe(trial(**COMPLETED))
     assert again.close(60)
     client = connect(uri)
-    (trial,) = client.search_runs(["1"], "tags.role = 'trial'")
-    points = client.get_metric_history(trial.info.run_id, "val_loss")
+    (child,) = client.search_runs(["1"], "tags.role = 'trial'")
+    points = client.get_metric_history(child.info.run_id, "val_loss")
     assert [point.step for point in points] == [0, 10, 20, 30]
-    assert all(point.timestamp == now for point in points)
-    assert trial.info.end_time >= now
+    assert all(point.timestamp == NOW for point in points)
+    assert child.info.end_time >= NOW
+
+
+def test_a_damaged_line_holds_up_nothing_and_comes_when_it_is_made_again(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    times = [NOW, NOW + 10, NOW + 20]
+    file = evaluate(tmp_path, [0, 10, 20], times)
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b'"step": 10', b'"step" 10'))
+    writer = StudyWriter(uri, "name", tmp_path)
+    writer.start_study({}, {}, "")
+    writer.describe(trial())
+    assert writer.flush(60)
+    client = connect(uri)
+    points = client.get_metric_history(writer.runs[0], "val_loss")
+    assert [point.step for point in points] == [0, 20]
+    file.write_bytes(whole)
+    writer.changed(0, 20)
+    assert writer.close(60)
+    points = client.get_metric_history(writer.runs[0], "val_loss")
+    assert [(point.step, point.timestamp) for point in points] == list(zip([0, 10, 20], times, strict=True))
 
 
 def sender(pid: int) -> psutil.Process:
@@ -80,16 +78,16 @@ def test_all_is_sent_once_though_the_process_that_sends_is_killed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    writer = StudyWriter(uri, "name", tmp_path / "x.spool")
+    writer = StudyWriter(uri, "name", tmp_path)
     writer.start_study({}, {}, "")
-    writer.start_trial(0, "trial-0", {}, {})
-    for step in (0, 10):
-        writer.log(0, step, {"val_loss": 1.0 + step})
+    evaluate(tmp_path, [0, 10])
+    writer.describe(trial())
     assert writer.flush(60)
     run_ids = dict(writer.runs)
     sender(os.getpid()).kill()
-    writer.log(0, 20, {"val_loss": 21.0})
-    writer.end_trial(0, Outcome.COMPLETED)
+    evaluate(tmp_path, [20])
+    writer.changed(0, 20)
+    writer.describe(trial(**COMPLETED))
     assert writer.close(60)
     assert "the process that sends to MLflow has died" in caplog.text
     assert dict(writer.runs) == run_ids
@@ -103,7 +101,7 @@ def test_what_sends_dies_with_the_session_in_the_middle_of_a_request(tmp_path: P
         listener.listen()
         session = (
             "from pathlib import Path; from study.tracking.writer import StudyWriter; "
-            f"writer = StudyWriter('http://127.0.0.1:{listener.getsockname()[1]}', 'name', Path('x.spool')); "
+            f"writer = StudyWriter('http://127.0.0.1:{listener.getsockname()[1]}', 'name', Path('study')); "
             "writer.start_study({}, {}, ''); writer.flush(300)"
         )
         process = subprocess.Popen([sys.executable, "-c", session], cwd=tmp_path, env=environment())
@@ -114,78 +112,84 @@ def test_what_sends_dies_with_the_session_in_the_middle_of_a_request(tmp_path: P
         sending.wait(8)  # the request itself is given longer
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("was_sent", [True, False])
-def test_what_a_damaged_spool_forgets_is_said_again_and_not_twice(tmp_path: Path, was_sent: bool) -> None:
-    uri, name, path = f"sqlite:///{tmp_path / 'mlflow.db'}", "name", tmp_path / "x.spool"
-    evaluations = [(step, 1.0 + step, 1_700_000_000_000 + step) for step in (0, 10, 20)]
-    writer = StudyWriter(uri, name, path)
-    writer.start_study({}, {}, "")
-    writer.start_trial(0, "trial-0", {}, {})
-    for step, val_loss, time_ms in evaluations:
-        writer.log(0, step, {"val_loss": val_loss}, time_ms)
-    writer.end_trial(0, Outcome.COMPLETED)
-    assert writer.close(60)
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("method", ["create_run", "log_batch", "log_artifact", "set_terminated"])
+def test_whatever_request_fails_all_arrives_once(tmp_path: Path, method: str, after: bool) -> None:
+    """A request may fail before the store has heard of it, or after it has done as it was told."""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     client = connect(uri)
-    lines = path.read_bytes().splitlines(keepends=True)
-    # the start of the study, of the trial, some evaluations, the trial's end
-    for case, forgotten in enumerate(([0], [1], [0, 1], [3], [4], [2, 3, 4], [5])):
-        path.write_bytes(b"".join(b"x" * (i in forgotten) + line for i, line in enumerate(lines)))
-        if not was_sent:
-            name = f"name-{case}"
-            path.with_suffix(".sent").unlink(missing_ok=True)
-        again = StudyWriter(uri, name, path)
-        again.start_study({}, {}, "")
-        if not again.said[0].begun:
-            again.start_trial(0, "trial-0", {}, {})
-        for step, val_loss, _ in evaluations:  # as the trial's folder has them
-            again.log(0, step, {"val_loss": val_loss})
-        if again.said[0].open:
-            again.end_trial(0, Outcome.COMPLETED)
-        assert again.close(60)
-        (trial,) = client.search_runs([again.experiment_id], "tags.role = 'trial'")
-        points = client.get_metric_history(trial.info.run_id, "val_loss")
-        assert [(point.step, point.value) for point in points] == [(step, value) for step, value, _ in evaluations]
-        times = [point.timestamp for point in points]
-        is_known = was_sent or forgotten in ([0], [1], [0, 1], [5])
-        assert times == ([time_ms for *_, time_ms in evaluations] if is_known else sorted(times)), forgotten
-        assert trial.info.status == "FINISHED"
-        assert trial.info.run_name == "trial-0"
+    times = [NOW, NOW + 10, NOW + 20]
+    evaluate(tmp_path, [0, 10, 20], times)
+    (tmp_path / PLACE / "config.yaml").write_text("x")
+    records = [
+        RunRecord(key=-1, name="name", params={"a": 1}, tags={"b": "c"}, points=(("best_val_loss", 1, 1.0),)),
+        trial(params={"d": 2}, closing_files=((f"{PLACE}/config.yaml", "checkpoint"),), **COMPLETED),
+    ]
+    original = getattr(MlflowClient, method)
+    for failing in range(1, 9):  # the first request of the kind, the second, ...
+        name, calls = f"{method}-{failing}", iter(range(1, 1 << 30))
+
+        def fails(*args: object, failing: int = failing, calls: object = calls, **kwargs: object) -> object:
+            if next(calls) != failing:  # type: ignore[call-overload]
+                return original(*args, **kwargs)
+            if after:
+                original(*args, **kwargs)
+            raise ConnectionError
+
+        store = StudyStore(uri, name, tmp_path, Storage(str(tmp_path)), Role.STUDY, Role.TRIAL)
+        store.want(records, {})
+        with patch.object(MlflowClient, method, fails):
+            try:
+                store.send(60)
+            except ConnectionError:
+                store.send(60)
+            else:
+                break
+        assert store.left == 0
+        experiment = client.get_experiment_by_name(name)
+        (parent,) = client.search_runs([experiment.experiment_id], "tags.role = 'study'")
+        (child,) = client.search_runs([experiment.experiment_id], "tags.role = 'trial'")
+        assert [point.step for point in client.get_metric_history(parent.info.run_id, "best_val_loss")] == [1]
+        points = client.get_metric_history(child.info.run_id, "val_loss")
+        assert [(point.step, point.timestamp) for point in points] == list(zip([0, 10, 20], times, strict=True))
+        assert (child.info.status, child.data.tags["outcome"]) == ("FINISHED", "completed")
+        assert (parent.data.params, child.data.params) == ({"a": "1"}, {"d": "2"})
+        assert [file.path for file in client.list_artifacts(child.info.run_id, "checkpoint")] == [
+            "checkpoint/config.yaml"
+        ]
+    assert failing > 1, "no request failed"
 
 
 def test_a_run_that_someone_has_deleted_stays_deleted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    writer = StudyWriter(uri, "name", tmp_path / "x.spool")
-    writer.start_study({}, {}, "")
-    for number in (0, 1):
-        writer.start_trial(number, f"trial-{number}", {}, {})
-    assert writer.flush(60)
     client = connect(uri)
-    client.delete_run(writer.runs[0])
-    for step in (0, 10):
-        for number in (0, 1):
-            writer.log(number, step, {"val_loss": 1.0})
-        assert writer.flush(60)
-    assert writer.close(60)
-    assert caplog.text.count("MLflow cannot take the metrics of trial 0, which is left out") == 2
-    (trial,) = client.search_runs(["1"], "tags.role = 'trial'")
-    assert [point.step for point in client.get_metric_history(trial.info.run_id, "val_loss")] == [0, 10]
-
-
-def test_a_study_that_was_stopped_has_more_to_say(tmp_path: Path) -> None:
-    for status, settled in (("KILLED", False), ("FINISHED", True)):
-        writer = StudyWriter(f"sqlite:///{tmp_path / 'mlflow.db'}", "name", tmp_path / "x.spool")
+    places = {number: Path("trials", str(number)) for number in (0, 1)}
+    for session in range(2):
+        writer = StudyWriter(uri, "name", tmp_path)
         writer.start_study({}, {}, "")
-        writer.end_study(status)
+        for number, place in places.items():
+            writer.describe(trial(number, place))
+        assert writer.flush(60)
+        if session == 0:
+            client.delete_run(writer.runs[0])
+        for step in (20 * session, 20 * session + 10):
+            for number, place in places.items():
+                evaluate(tmp_path, [step], place=place)
+                writer.changed(number, step)
+            assert writer.flush(60)
         assert writer.close(60)
-        assert is_settled(tmp_path / "x.spool") is settled
+        line = "MLflow cannot take the metrics of trial 0, which is left out: the run was deleted"
+        assert caplog.text.count(line) == session + 1
+        (child,) = client.search_runs(["1"], "tags.role = 'trial'")
+        steps = [point.step for point in client.get_metric_history(child.info.run_id, "val_loss")]
+        assert steps == list(range(0, 20 * session + 20, 10))
 
 
 def test_ctrl_c_cuts_short_the_last_wait_for_a_server(tmp_path: Path) -> None:
     with socket.socket() as listener:  # accepts, and never answers
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        writer = StudyWriter(f"http://127.0.0.1:{listener.getsockname()[1]}", "name", tmp_path / "x.spool")
+        writer = StudyWriter(f"http://127.0.0.1:{listener.getsockname()[1]}", "name", tmp_path)
         writer.start_study({}, {}, "")
         stop = Stop(None)
         pressed = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
@@ -200,16 +204,14 @@ def test_ctrl_c_cuts_short_the_last_wait_for_a_server(tmp_path: Path) -> None:
 
 def test_files_outside_the_study_are_not_uploaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "study"
-    folder.mkdir()
+    evaluate(folder, [0])
     (tmp_path / "secret.txt").write_text("secret")
+    (folder / PLACE / "config.yaml").symlink_to(tmp_path / "secret.txt")  # as a study from elsewhere may have
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    spool = Spool(folder / "x.spool")
-    spool.close()
-    writer = StudyWriter(uri, "name", folder / "x.spool")
+    writer = StudyWriter(uri, "name", folder)
     writer.start_study({}, {}, "")
-    writer._put(-1, "artifacts", files=["../secret.txt"], folder=None)  # as a spool from elsewhere may say
+    writer.describe(trial())
+    writer.describe(trial(**COMPLETED, closing_files=((f"{PLACE}/config.yaml", "checkpoint"),)))
     assert writer.close(60)
-    client = connect(uri)
-    (parent,) = client.search_runs(["1"])
-    assert client.list_artifacts(parent.info.run_id) == []
-    assert "../secret.txt" in caplog.text
+    assert connect(uri).list_artifacts(writer.runs[0]) == []
+    assert "config.yaml is not in the study's folder" in caplog.text

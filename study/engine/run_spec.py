@@ -1,0 +1,45 @@
+"""One run of a study, whichever source it comes from."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from study.base.names import Key
+from study.training.config import TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One run of a study.
+
+    Attributes:
+        key: the trial's number, or the name of a confirmation's run.
+        title: what a person calls the run.
+        name: the run's name in MLflow, and `tags`: its tags there.
+        place: where in the study's folder the run's folder is.
+        protected: whether early stopping spares the run.
+        full_evaluation: whether the run is measured as a confirmation wants it.
+    """
+
+    key: Key
+    title: str
+    name: str
+    schedule: Mapping[str, Any]
+    training: TrainingConfig
+    place: Path
+    tags: Mapping[str, str] = field(default_factory=dict)
+    protected: bool = False
+    full_evaluation: bool = False
+
+    def params(self) -> dict[str, Any]:
+        """Returns the run's params in MLflow."""
+        return flat({"schedule": self.schedule, "training": asdict(self.training)})
+
+
+def flat(d: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flattens nested dicts to dotted keys: {"schedule": {"kind": x}} gives {"schedule.kind": x}."""
+    items: dict[str, Any] = {}
+    for key, value in d.items():
+        items |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return items
