@@ -15,10 +15,10 @@ from study.base.uris import HIDDEN, kept, redacted
 from study.records.storage import Storage
 from study.tracking.client import check, connect
 from study.tracking.experiment import has_all
+from study.tracking.mlflow_sender import MLflowSender
 from study.tracking.reader import TrackedStudy
 from study.tracking.run_points import RunPoints
 from study.tracking.run_record import RunRecord
-from study.tracking.store import StudyStore
 from study.tracking.writer import StudyWriter
 from tests.run_folders import COMPLETED, PLACE, evaluate, line, trial
 
@@ -88,9 +88,9 @@ def study(name: str, **more: Any) -> RunRecord:
     return RunRecord(key=PARENT_RUN, name=name, params={}, tags={}, **more)
 
 
-def session(uri: str, root: Path, *records: RunRecord) -> StudyStore:
+def session(uri: str, root: Path, *records: RunRecord) -> MLflowSender:
     """Sends what MLflow lacks of some runs, as a session that knows of nothing else does."""
-    store = StudyStore(uri, records[0].name, root, Storage(str(root)), Role.STUDY, Role.TRIAL)
+    store = MLflowSender(uri, records[0].name, root, Storage(str(root)), Role.STUDY, Role.TRIAL)
     store.want(records, {})
     store.send(60)
     store.send(60)  # the study's end comes in a round of its own
@@ -142,7 +142,7 @@ def test_a_round_costs_what_has_changed(uri: str, tmp_path: Path, monkeypatch: p
     ended = [trial(number, place, params={"a": 1}, **COMPLETED) for number, place in places.items()]
     going_on = trial(20, Path("trials/20"))
 
-    def store() -> StudyStore:
+    def store() -> MLflowSender:
         return session(uri, tmp_path, study("costs"), *ended, going_on)
 
     first = store()

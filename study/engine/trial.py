@@ -81,7 +81,7 @@ def _run_trial(spec: RunSpec, job: Job, folder: RunFolder, mirror: Mirror) -> No
                 mirror.put(folder.path / TIMES_FILE)
                 if result["step"] == spec.training.steps:
                     mirror.flush()  # whoever hears of the end finds all of it in the storage
-                newest = {CHECKPOINT_STEP: folder.checkpoint_step()}
+                newest = {CHECKPOINT_STEP: folder.checkpoints.newest_step()}
                 tune.report(result | where | newest | {WARNINGS: warnings.taken()})
     except DivergenceError as error:
         tune.report({FAILED: f"diverged: {error}", DIVERGED: True})

@@ -17,7 +17,8 @@ from study.base.sealed_files import MANIFEST
 from study.records.downloads import RETRY_SECONDS, download_folder
 from study.records.storage import APPENDED, Storage, first_line
 from study.records.study_layout import StudyFolder
-from study.training.run_folder import STATE, RunFolder
+from study.training.checkpoints import STATE
+from study.training.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 PAUSE_SECONDS = 1.0

@@ -11,8 +11,8 @@ from typing import Any
 from study.base.names import NOTE, PARENT_RUN, Key, Role
 from study.records.storage import Storage
 from study.tracking.deadline import Deadline, in_seconds
-from study.tracking.process import Answer, StoreProcess
 from study.tracking.run_record import RunRecord
+from study.tracking.sender_process import Answer, SenderProcess
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 5.0
@@ -43,7 +43,7 @@ class StudyWriter:
     ) -> None:
         self._experiment, self._root, self._parent = experiment, root.absolute(), parent
         storage = storage or Storage(str(self._root.parent))
-        self._process = StoreProcess(uri, experiment, self._root, storage, parent, child)
+        self._process = SenderProcess(uri, experiment, self._root, storage, parent, child)
         self.records: dict[Key, RunRecord] = {}
         self._news = threading.Condition()
         self._described: set[Key] = set()  # runs that the process is to be told of, and

@@ -1,28 +1,23 @@
-"""One training run on disk: what resumes it, its best weights, its config and its evaluations."""
+"""One training run on disk: its config, its evaluations, its best weights, and its checkpoints while it runs."""
 
 import errno
-import hashlib
-import io
 import json
 import logging
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any, Protocol
+from typing import Any
 
-import torch
 from safetensors.torch import load_model, save_model
 
 from model.gpt import GPT
 from study.base.errors import UserError
 from study.base.files import PART, atomic_path
-from study.base.sealed_files import MANIFEST, check_manifest, write_manifest
 from study.corpus import Corpus
+from study.training.checkpoints import Checkpoints, KeptHere, Uploads
 from study.training.evaluation_rows import METRICS, METRICS_FILE, Labels, best_row, parse_rows, rows
 from study.training.schedule_file import ScheduleFile, read_schedule_file
 from study.training.trainer import Progress, Trainer, gpt_config
@@ -31,28 +26,6 @@ log = logging.getLogger(__name__)
 WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
 CHECKPOINT_SHARE = 0.01
 """Of the time, what writing checkpoints may take: a large model's state would stall a fast GPU at every evaluation."""
-STATE = "state.pt"
-KEPT_CHECKPOINTS = 2
-"""Checkpoints to resume from: the newest, and the one before it, should the newest be damaged."""
-
-
-class Uploads(Protocol):
-    """Who is told of each file that a run has written, and removes its folders where the run is kept."""
-
-    def put(self, *paths: Path) -> None: ...
-
-    def remove(self, path: Path) -> None: ...
-
-
-class KeptHere:
-    """The uploads of a run whose folder is where it is kept: there are none."""
-
-    def put(self, *paths: Path) -> None:
-        """Uploads nothing."""
-
-    def remove(self, path: Path) -> None:
-        """Removes a folder."""
-        shutil.rmtree(path, ignore_errors=True)
 
 
 class RunFolder:
@@ -70,6 +43,7 @@ class RunFolder:
         self.metrics = path / METRICS_FILE
         self.sample = path / "sample.txt"
         self.resume = path / "resume"
+        self.checkpoints = Checkpoints(self.resume, self.uploads)
         self._seen: dict[int, dict[str, Any]] = {}  # by step, the evaluations that were in `metrics`
         self._is_mine = False  # whether `metrics` was written in this session
 
@@ -95,7 +69,7 @@ class RunFolder:
         self.uploads.put(self.config)
         for part in [*self.path.glob(f"{PART}*"), *self.resume.glob(f"{PART}*")]:
             shutil.rmtree(part)  # of a process that died
-        if self.restore(trainer):
+        if self.checkpoints.restore(trainer):
             yield trainer.history[-1]
         elif (done := self.rows()) and done[-1]["outcome"] is not None:
             yield _progress(done)
@@ -108,7 +82,7 @@ class RunFolder:
             self.save(trainer, labels)
             started = time.perf_counter()
             if started - saved >= seconds / CHECKPOINT_SHARE or progress.step == trainer.config.steps:
-                self.checkpoint(trainer)
+                self.checkpoints.write(trainer)
                 saved = time.perf_counter()
                 seconds = saved - started
             yield progress
@@ -133,45 +107,6 @@ class RunFolder:
         elif is_new:
             self._append(made[-1])  # where files are replaced, a disk may make each wait until the last is on it
         self.uploads.put(self.metrics)
-
-    def checkpoint(self, trainer: Trainer) -> None:
-        """Keeps all that a continuation needs, right after an evaluation."""
-        self.resume.mkdir(exist_ok=True)
-        checkpoint = self.resume / f"step-{trainer.step:08d}"
-        state = io.BytesIO()  # torch's own writing to a file hides that a disk is full
-        torch.save(trainer.state_dict(), state)
-        part = self.resume / f"{PART}{secrets.token_hex(8)}"
-        part.mkdir()  # with the user's mask: tempfile would close it to a group that shares the study
-        try:
-            (part / STATE).write_bytes(state.getbuffer())
-            write_manifest(part, {STATE: hashlib.sha256(state.getbuffer()).hexdigest()})
-            shutil.rmtree(checkpoint, ignore_errors=True)  # of a continuation that was given up
-            part.rename(checkpoint)
-        except OSError:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
-        self.uploads.put(checkpoint / STATE, checkpoint / MANIFEST)
-        for old in self._checkpoints()[KEPT_CHECKPOINTS:]:
-            self.uploads.remove(old)
-
-    def checkpoint_step(self) -> int:
-        """Returns the step of the newest checkpoint, -1 if there is none."""
-        return max((int(path.name.removeprefix("step-")) for path in self._checkpoints()), default=-1)
-
-    def restore(self, trainer: Trainer) -> bool:
-        """Puts a fresh trainer where the latest good checkpoint was taken; False if there is none."""
-        for checkpoint in self._checkpoints():
-            try:
-                check_manifest(checkpoint, STATE)
-                state = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
-            except (OSError, ValueError, KeyError, TypeError, UnpicklingError) as error:
-                reason = str(error).partition("\n")[0][:100]
-                log.warning("checkpoint %s is damaged (%s): the one before it is used", checkpoint, reason)
-                self.uploads.remove(checkpoint)
-                continue
-            trainer.load_state_dict(state)
-            return True
-        return False
 
     def finish(self) -> None:
         """Removes what only a continuation would need."""
@@ -209,9 +144,6 @@ class RunFolder:
             except OSError:
                 file.truncate(size)
                 raise
-
-    def _checkpoints(self) -> list[Path]:
-        return sorted(self.resume.glob("step-*"), reverse=True)
 
 
 def _progress(evaluations: list[dict[str, Any]]) -> Progress:

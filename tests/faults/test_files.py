@@ -47,7 +47,7 @@ def test_a_pickle_that_would_run_code_is_refused(
     torch.save({"model": Evil(mark)}, state)
     digest = hashlib.sha256(state.read_bytes()).hexdigest()
     (state.parent / "manifest.json").write_text(json.dumps({"state.pt": digest}))
-    assert not folder.restore(Trainer(training, schedule, corpus))
+    assert not folder.checkpoints.restore(Trainer(training, schedule, corpus))
     assert not mark.exists()
     assert "damaged" in caplog.text
     pickle.loads(pickle.dumps(Evil(mark)))

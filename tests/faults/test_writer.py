@@ -18,8 +18,8 @@ from study.base.names import Role
 from study.engine.runner import Stop
 from study.records.storage import Storage
 from study.tracking.client import connect
+from study.tracking.mlflow_sender import MLflowSender
 from study.tracking.run_record import RunRecord
-from study.tracking.store import StudyStore
 from study.tracking.writer import StudyWriter
 from tests.conftest import environment
 from tests.run_folders import COMPLETED, PLACE, evaluate, trial
@@ -70,7 +70,7 @@ def test_a_damaged_line_holds_up_nothing_and_comes_when_it_is_made_again(tmp_pat
 
 def sender(pid: int) -> psutil.Process:
     """Returns the process that sends to MLflow on behalf of another."""
-    (found,) = (p for p in psutil.Process(pid).children() if "study.tracking.process" in " ".join(p.cmdline()))
+    (found,) = (p for p in psutil.Process(pid).children() if "study.tracking.sender_process" in " ".join(p.cmdline()))
     return found
 
 
@@ -136,7 +136,7 @@ def test_whatever_request_fails_all_arrives_once(tmp_path: Path, method: str, af
                 original(*args, **kwargs)
             raise ConnectionError
 
-        store = StudyStore(uri, name, tmp_path, Storage(str(tmp_path)), Role.STUDY, Role.TRIAL)
+        store = MLflowSender(uri, name, tmp_path, Storage(str(tmp_path)), Role.STUDY, Role.TRIAL)
         store.want(records, {})
         with patch.object(MlflowClient, method, fails):
             try:

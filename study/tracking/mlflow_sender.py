@@ -18,8 +18,8 @@ from study.records.storage import Storage
 from study.tracking import view
 from study.tracking.client import connect
 from study.tracking.experiment import find_runs
+from study.tracking.known_run import KnownRun
 from study.tracking.local_store import artifact_location
-from study.tracking.mlflow_run import MLflowRun
 from study.tracking.run_points import Point, RunPoints
 from study.tracking.run_record import RUNNING, Artifact, RunRecord
 
@@ -38,7 +38,7 @@ class _TooEarlyError(Exception):
     """The object store still lacks a file, or does not answer."""
 
 
-class StudyStore:
+class MLflowSender:
     """The runs of a study in its experiment, which no other process writes.
 
     A round costs as much as has changed since the last. If MLflow may have more than is known here, MLflow is asked.
@@ -53,7 +53,7 @@ class StudyStore:
     def __init__(self, uri: str, experiment: str, root: Path, storage: Storage, parent: Role, child: Role) -> None:
         self._uri, self._experiment, self._root, self._storage = uri, experiment, root.absolute(), storage
         self._parent, self._child = parent, child
-        self.runs: dict[Key, MLflowRun] = {}
+        self.runs: dict[Key, KnownRun] = {}
         self.experiment_id: str | None = None
         self.refused: list[str] = []
         self.points_sent, self.latest_s = 0, 0.0
@@ -151,7 +151,7 @@ class StudyStore:
             for run in runs:
                 if run is not kept:
                     self._client.delete_run(run.info.run_id)
-            self.runs[key] = MLflowRun(self._client, kept, is_new=False)
+            self.runs[key] = KnownRun(self._client, kept, is_new=False)
         self.experiment_id = experiment_id
 
     def _compare(self, record: RunRecord) -> None:
@@ -210,7 +210,7 @@ class StudyStore:
         if record.is_final:
             run.forget_points()
 
-    def _set_end_tags(self, record: RunRecord, run: MLflowRun) -> None:
+    def _set_end_tags(self, record: RunRecord, run: KnownRun) -> None:
         for tag in run.end_tags.keys() - record.end_tags.keys():
             self._client.delete_tag(run.run_id, tag)
             del run.tags[tag]
@@ -241,14 +241,14 @@ class StudyStore:
                 raise
             raise _TooEarlyError from None
 
-    def _create(self, record: RunRecord) -> MLflowRun:
+    def _create(self, record: RunRecord) -> KnownRun:
         assert self.experiment_id is not None
         tags = {ROLE: self._parent, **_tags_of(record)}
         if record.key != PARENT_RUN:
             parent = self.runs.get(PARENT_RUN) or self._create(self._records[PARENT_RUN])
             tags |= {ROLE: self._child, NUMBER[self._child]: str(record.key), PARENT: parent.run_id}
         run = self._client.create_run(self.experiment_id, start_time=record.started_ms or _now_ms(), tags=tags)
-        self.runs[record.key] = MLflowRun(self._client, run, is_new=True)
+        self.runs[record.key] = KnownRun(self._client, run, is_new=True)
         return self.runs[record.key]
 
     @contextmanager
@@ -272,7 +272,7 @@ class StudyStore:
             self.refused.append(f"the {what} of {whose}, which is left out: {reason}")
 
 
-def _is_closed(record: RunRecord, run: MLflowRun) -> bool:
+def _is_closed(record: RunRecord, run: KnownRun) -> bool:
     """Whether MLflow has the end of a run, before which all else was sent."""
     return record.is_final and record.status == run.status and record.end_tags == run.end_tags
 

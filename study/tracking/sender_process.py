@@ -30,8 +30,8 @@ refuses for good; `left` is how many runs MLflow may still lack something of; `r
 `points_sent` is how many points were sent, `latest_s` how old the oldest was by then, and `cpu_s` the CPU time used."""
 
 
-class StoreProcess:
-    """A `StudyStore` in a process of its own, which begins with the first round, and ends with this process."""
+class SenderProcess:
+    """A `MLflowSender` in a process of its own, which begins with the first round, and ends with this process."""
 
     def __init__(self, uri: str, experiment: str, root: Path, storage: Storage, parent: Role, child: Role) -> None:
         self._settings = {
@@ -125,12 +125,12 @@ def _work(lines: "SimpleQueue[str]", answers: IO[str]) -> None:
 
 
 def _answer_all(lines: "SimpleQueue[str]", answers: IO[str]) -> None:
-    from study.tracking.store import StudyStore  # takes seconds, in which the end must not go unnoticed
+    from study.tracking.mlflow_sender import MLflowSender  # takes seconds, in which the end must not go unnoticed
 
     settings = json.loads(lines.get())
     storage, root = Storage(settings["storage"][0], Path(settings["storage"][1])), Path(settings["root"])
     parent, child = map(Role, settings["roles"])
-    store = StudyStore(settings["uri"], settings["experiment"], root, storage, parent, child)
+    store = MLflowSender(settings["uri"], settings["experiment"], root, storage, parent, child)
     told: dict[Key, str] = {}
     while True:
         question, error = json.loads(lines.get()), None

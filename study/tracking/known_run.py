@@ -9,7 +9,7 @@ from study.base.names import OUTCOME, REASON
 from study.tracking.run_points import Point, RunPoints
 
 
-class MLflowRun:
+class KnownRun:
     """What MLflow has of a run. The points of a run that is not new are asked for when some are to be sent.
 
     Attributes:
