@@ -126,7 +126,7 @@ def _explained(plan: SessionPlan, error: Exception) -> Exception:
     """Returns the error to raise: one that says how to go on, if the world is at fault."""
     if plan.storage.is_remote and not plan.lock_path.exists():
         what = f"{plan.path}, a copy on this machine, was removed while the {plan.title} ran"
-        return WorldError(f"{what}: nothing is lost; {plan.go_on}")
+        return WorldError(f"{what}: nothing that was written is lost; {plan.go_on}")
     disk = disk_error(error)
     if disk is not None or isinstance(error, WorldError):
         what = f"{plan.path} cannot be written: {disk}" if disk is not None else str(error)
