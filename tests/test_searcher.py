@@ -291,7 +291,7 @@ def test_no_trial_begins_without_room_or_before_the_storage_knows_its_number(jou
 
     study = open_optuna_study(open_storage(None, journal), "study", "tpe", seed=1)
     room, kept = 1, Kept()
-    source = OptunaRuns(study, "dynamic_dropout", TRAINING, mirror=kept)  # type: ignore[arg-type]
+    source = OptunaRuns(study, "dynamic_dropout", TRAINING, uploads=kept)  # type: ignore[arg-type]
     searcher = RunSearcher(source, [], lambda running: running < room)
     assert searcher.suggest("t0") is None
     assert searcher.suggest("t0") is None

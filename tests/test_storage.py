@@ -19,7 +19,7 @@ from study.records.downloads import download_files, download_folder
 from study.records.expected_files import has_come, wait_for_all
 from study.records.storage import Storage
 from study.records.study_layout import StudyFolder, trial_place
-from study.records.uploads import Mirror, open_run
+from study.records.uploads import UploadQueue, open_run
 from study.training.config import PRESETS
 from study.training.evaluation_rows import Labels
 from study.training.run_folder import RunFolder
@@ -82,20 +82,20 @@ def test_the_store_gets_what_was_put_and_keeps_it_when_the_local_files_are_gone(
     config.write_text("a: 1")
     journal.write_bytes(b'{"whole": 1}\n{"ha')
     (study / "trials" / "x").write_text("another's")
-    with Mirror(storage, [journal]).running(lambda: 60) as mirror:
-        mirror.put(config)
-        assert mirror.flush(60)
+    with UploadQueue(storage, [journal]).running(lambda: 60) as uploads:
+        uploads.put(config)
+        assert uploads.flush(60)
         config.write_text("a: 2")
         table.write_text("1")
-        mirror.put(config, table)
+        uploads.put(config, table)
         with journal.open("ab") as file:
             file.write(b'lf": 2}\n')
-        assert mirror.flush(60)
+        assert uploads.flush(60)
         config.write_text("a: 3")  # no one has put it
         shutil.rmtree(study)
         study.mkdir()
         journal.write_bytes(b'{"a torso of the journal, much longer than it was before, of the same name": 3}\n')
-        assert mirror.flush(60)
+        assert uploads.flush(60)
     there = elsewhere(storage, tmp_path)
     copy = there.folder / "study"
     download_folder(there, copy)
@@ -113,17 +113,17 @@ def test_a_folder_is_removed_from_the_store_when_this_is_asked_and_the_delay_is_
     for path in (paths := [study / name for name in names]):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("1")
-    with Mirror(storage, delay=600).running(lambda: 60) as mirror:
-        mirror.put(*paths)
-        assert mirror.flush(60)
-        mirror.remove(study / "run" / "resume")
-        mirror.remove(study / "other")
+    with UploadQueue(storage, delay=600).running(lambda: 60) as uploads:
+        uploads.put(*paths)
+        assert uploads.flush(60)
+        uploads.remove(study / "run" / "resume")
+        uploads.remove(study / "other")
         assert not (study / "run" / "resume").exists()
-        assert mirror.flush(60)
+        assert uploads.flush(60)
         assert set(storage.list(study)) == set(paths), "a worker may still write there"
         paths[3].parent.mkdir(parents=True)
         paths[3].write_text("2")
-        mirror.put(paths[3])  # it is written anew
+        uploads.put(paths[3])  # it is written anew
     assert set(storage.list(study)) == {paths[2], paths[3]}
     assert storage.read(paths[3]) == b"2"
 
@@ -135,8 +135,8 @@ def test_a_driver_downloads_the_files_that_it_names_and_the_store_decides(storag
     names = ("optuna.journal", "report.html", "trials/00000/model.safetensors")
     for name in names:
         (study / name).write_text("from the store\n")
-    with Mirror(storage).running(lambda: 60) as mirror:
-        mirror.put(*(study / name for name in names))
+    with UploadQueue(storage).running(lambda: 60) as uploads:
+        uploads.put(*(study / name for name in names))
     folder = StudyFolder(elsewhere(storage, tmp_path).folder, "study")
     folder.path.mkdir(parents=True)
     for path in (folder.journal, folder.table):
@@ -166,10 +166,10 @@ def test_a_key_that_leaves_the_folder_is_left_out(
 def train(storage: Storage, until: int = TRAINING.steps) -> list[tuple[int, float]]:
     """Trains trial 7 until a step, and dies there; returns what it said."""
     said = []
-    with open_run(storage.uri, "study", trial_place(7)) as (folder, mirror):
+    with open_run(storage.uri, "study", trial_place(7)) as (folder, uploads):
         trainer = Trainer(TRAINING, Constant(0.2), load_corpus("shakespeare"))
         for progress in folder.run(trainer, Labels(study="study", trial=7)):
-            mirror.flush()
+            uploads.flush()
             said.append((progress.step, progress.val_loss))
             if progress.step == until:
                 break
@@ -215,15 +215,15 @@ def test_a_store_that_is_away_holds_up_nothing_and_lacks_nothing_later(
     study = storage.folder / "study"
     study.mkdir(parents=True)
     (study / "study.yaml").write_text("a: 1")
-    mirror = Mirror(storage)
-    with mirror.running(lambda: 60):
-        mirror.put(study / "study.yaml")
-        asked = mirror.ask()
-        assert not mirror.flush(1)
-        assert not mirror.has(asked)
+    uploads = UploadQueue(storage)
+    with uploads.running(lambda: 60):
+        uploads.put(study / "study.yaml")
+        asked = uploads.ask()
+        assert not uploads.flush(1)
+        assert not uploads.has(asked)
         with s3_server(tmp_path, server.port):
-            assert mirror.flush(60)
-            assert mirror.has(asked)
+            assert uploads.flush(60)
+            assert uploads.has(asked)
             there = elsewhere(storage, tmp_path)
             download_folder(there, there.folder / "study")
     assert (there.folder / "study" / "study.yaml").read_text() == "a: 1"
@@ -279,7 +279,7 @@ def test_evaluations_are_sent_no_further_than_the_weights_beside_them(
     run.path.mkdir(parents=True)
     run.weights.write_bytes(b"of step 0")
     run.metrics.write_text("step 0\n")
-    send, mirror = Storage.send, Mirror(storage)
+    send, uploads = Storage.send, UploadQueue(storage)
 
     def while_it_goes_on(self: Storage, file: IO[bytes], path: Path, size: int) -> None:
         send(self, file, path, size)
@@ -288,13 +288,13 @@ def test_evaluations_are_sent_no_further_than_the_weights_beside_them(
             run.weights.with_name(".part").rename(run.weights)
             with run.metrics.open("a") as metrics:
                 metrics.write("step 10\nste")
-            mirror.put(run.weights, run.metrics)
+            uploads.put(run.weights, run.metrics)
 
     monkeypatch.setattr(Storage, "send", while_it_goes_on)
-    mirror.put(run.weights, run.metrics)
-    mirror._send_all()
+    uploads.put(run.weights, run.metrics)
+    uploads._send_all()
     assert (storage.read(run.weights), storage.read(run.metrics)) == (b"of step 0", b"step 0\n")
-    mirror._send_all()
+    uploads._send_all()
     assert (storage.read(run.weights), storage.read(run.metrics)) == (b"of step 10", b"step 0\nstep 10\n")
 
 

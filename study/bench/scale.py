@@ -51,7 +51,7 @@ def measure(folder: Path, uri: str, trials: int, nodes: int, rate: float) -> Seq
     from study.records.optuna_study import open_storage
     from study.records.storage import Storage
     from study.records.study_layout import StudyConfig, StudyFolder
-    from study.records.uploads import Mirror
+    from study.records.uploads import UploadQueue
     from study.tracking.writer import StudyWriter
     from study.training.config import PRESETS
 
@@ -82,7 +82,7 @@ def measure(folder: Path, uri: str, trials: int, nodes: int, rate: float) -> Seq
     meter = Meter(writer)
     with Display(console, trials, training.steps) as display:
         writer.start_study({}, {}, "")
-        recorder = Recorder(at.path, Mirror(storage), writer, "the study was stopped")
+        recorder = Recorder(at.path, UploadQueue(storage), writer, "the study was stopped")
         source = OptunaRuns(optuna_study, config.space, training, trials)
         searcher = RunSearcher(source, [display, recorder, meter], Room(slots).has_more_than)
         run_trials(searcher, None, _paced(at, gpus / rate), slots, Stop(None), at.ray)

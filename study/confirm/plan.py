@@ -23,7 +23,7 @@ from study.records.downloads import download_files
 from study.records.lock import StudyLock
 from study.records.storage import Storage
 from study.records.study_layout import StudyConfig, StudyFolder
-from study.records.uploads import Mirror
+from study.records.uploads import UploadQueue
 from study.training.config import TrainingConfig
 from study.training.measures_file import FILE
 from study.training.run_folder import RunFolder
@@ -110,9 +110,9 @@ class ConfirmationFolder:
         """Returns the folder of a run of the constant rate's sweep."""
         return RunFolder(self.path / "sweep" / f"constant-{rate:g}" / f"seed-{seed}")
 
-    def mirror(self, storage: Storage) -> Mirror:
+    def uploads(self, storage: Storage) -> UploadQueue:
         """Returns the queue of its uploads to an object store."""
-        return Mirror(storage)
+        return UploadQueue(storage)
 
     def make(self) -> None:
         """Makes the folder. Raises UserError if it cannot be made."""

@@ -85,14 +85,14 @@ def confirm_study(
 
     def write_config() -> None:
         folder.write_config(config)
-        plan.mirror.put(folder.config, copy_of(folder.config))
+        plan.uploads.put(folder.config, copy_of(folder.config))
 
     plan = SessionPlan(
         study=config.study,
         root=folder.path.parent,
         path=folder.path,
         storage=storage,
-        mirror=folder.mirror(storage),
+        uploads=folder.uploads(storage),
         lock=lock or StudyLock(folder.lock, folder.title),
         lock_path=folder.lock,
         slots=slots,
@@ -140,7 +140,7 @@ class _Confirmation:
         results = self._results(sweep, runs)
         verdict = self._judge(results, chosen, same_as)
         written = [*results.write(folder.path), write_verdict(verdict, folder.path)]
-        self._session.plan.mirror.put(*written)
+        self._session.plan.uploads.put(*written)
         writer.artifacts(PARENT_RUN, [*written, folder.config])
         show_verdict(verdict, self._session.console)
         self._say(f"\ntables and verdict.json are in {folder.path}")

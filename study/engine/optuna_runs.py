@@ -19,7 +19,7 @@ from study.engine.sampler import make_sampler
 from study.engine.worker_messages import DIVERGED
 from study.records.optuna_study import KNOWN, REASON, SCHEDULE, STATES, finished, unfinished
 from study.records.study_layout import trial_place
-from study.records.uploads import Mirror
+from study.records.uploads import UploadQueue
 from study.training.config import TrainingConfig
 
 OUTCOMES = {state: outcome for outcome, state in STATES.items()}
@@ -53,7 +53,7 @@ class OptunaRuns(RunSource):
 
     Args:
         trials: how many are given in all.
-        mirror: sends the study to the object store: no trial is given whose number the store does not know.
+        uploads: sends the study to the object store: no trial is given whose number the store does not know.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class OptunaRuns(RunSource):
         space: str,
         training: TrainingConfig,
         trials: float = math.inf,
-        mirror: Mirror | None = None,
+        uploads: UploadQueue | None = None,
         trials_per_gpu: int = 1,
     ) -> None:
         self._study, self._space, self._training = study, space, training
-        self._left, self._mirror, self._trials_per_gpu = trials, mirror, trials_per_gpu
+        self._left, self._uploads, self._trials_per_gpu = trials, uploads, trials_per_gpu
         self._asked: tuple[optuna.Trial, int] | None = None  # not given yet
         self._again = deque(unfinished(study))
         self._seen: dict[int, Mapping[str, Any]] = {}
@@ -77,9 +77,9 @@ class OptunaRuns(RunSource):
         if self._left <= 0:
             return Signal.DONE
         if self._asked is None:
-            self._asked = self._ask(), self._mirror.ask() if self._mirror else 0
+            self._asked = self._ask(), self._uploads.ask() if self._uploads else 0
         trial, asked = self._asked
-        if self._mirror and not self._mirror.has(asked):
+        if self._uploads and not self._uploads.has(asked):
             return Signal.WAIT
         self._asked = None
         self._left -= 1

@@ -9,7 +9,7 @@ from typing import Any
 from study.base.names import CHECKPOINT, OUTCOME, REASON, STATUS, TRIALS_PER_GPU, Key, Outcome
 from study.engine.run_source import Ending
 from study.engine.run_spec import RunSpec
-from study.records.uploads import Mirror
+from study.records.uploads import UploadQueue
 from study.tracking.run_record import Artifact, RunRecord
 from study.tracking.writer import StudyWriter
 from study.training.run_folder import CONFIG, WEIGHTS, RunFolder
@@ -29,9 +29,9 @@ class Recorder:
     """
 
     def __init__(
-        self, root: Path, mirror: Mirror, writer: StudyWriter, pause_reason: str, trials_per_gpu: int = 1
+        self, root: Path, uploads: UploadQueue, writer: StudyWriter, pause_reason: str, trials_per_gpu: int = 1
     ) -> None:
-        self._root, self._mirror, self._writer, self._pause_reason = root, mirror, writer, pause_reason
+        self._root, self._uploads, self._writer, self._pause_reason = root, uploads, writer, pause_reason
         self._slot_tags = {} if trials_per_gpu == 1 else {TRIALS_PER_GPU: str(trials_per_gpu)}
         self._running: dict[Key, RunSpec] = {}
         self._ended: set[Key] = set()
@@ -63,7 +63,7 @@ class Recorder:
         if ending.reason is not None:
             self.reasons[spec.key] = ending.reason
         self._close(spec, ending, _now_ms())
-        self._mirror.remove(folder.resume)
+        self._uploads.remove(folder.resume)
 
     def describe_ended(
         self,

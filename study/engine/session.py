@@ -21,7 +21,7 @@ from study.engine.shared_corpus import SharedCorpus
 from study.engine.trial import Job, trainable
 from study.records.lock import StudyLock
 from study.records.storage import Storage, first_line
-from study.records.uploads import Mirror
+from study.records.uploads import UploadQueue
 from study.tracking.deadline import SEND_SECONDS, SEND_SECONDS_AFTER_ERROR, SEND_SECONDS_INTERRUPTED, Deadline
 from study.tracking.writer import StudyWriter
 
@@ -43,7 +43,7 @@ class SessionPlan:
     root: Path
     path: Path
     storage: Storage
-    mirror: Mirror
+    uploads: UploadQueue
     lock: StudyLock
     lock_path: Path
     slots: Slots
@@ -64,7 +64,7 @@ class Session:
     def __init__(self, plan: SessionPlan, stop: Stop, writer: StudyWriter, console: Console) -> None:
         self.plan, self.stop, self.writer, self.console = plan, stop, writer, console
         pause_reason = f"the {plan.title} was stopped"
-        self.recorder = Recorder(plan.root, plan.mirror, writer, pause_reason, plan.slots.trials_per_gpu)
+        self.recorder = Recorder(plan.root, plan.uploads, writer, pause_reason, plan.slots.trials_per_gpu)
 
     def start(self, params: Mapping[str, Any], tags: Mapping[str, str], note: str) -> None:
         """Opens the session's own run in MLflow."""
@@ -103,7 +103,7 @@ def open_session(plan: SessionPlan, write_config: Callable[[], None], console: C
             write_config()
             stop = Stop(plan.time_budget)
             patience = lambda: SEND_SECONDS_INTERRUPTED if stop.interrupted else SEND_SECONDS  # noqa: E731
-            with plan.mirror.running(patience, plan.lock.check_in_store), stop.on_signals():
+            with plan.uploads.running(patience, plan.lock.check_in_store), stop.on_signals():
                 yield from _session(plan, stop, console)
         except Exception as error:
             raise _explained(plan, error) from None

@@ -20,7 +20,7 @@ from study.engine.device_health import device_works, free_memory
 from study.engine.run_spec import RunSpec
 from study.engine.shared_corpus import SharedCorpus
 from study.engine.worker_messages import CHECKPOINT_STEP, DISK, DIVERGED, FAILED, TRACEBACK, WARNINGS
-from study.records.uploads import Mirror, open_run, wait_until_sent
+from study.records.uploads import UploadQueue, open_run, wait_until_sent
 from study.tracking.run_points import TIMES_FILE, write_time
 from study.training.evaluation_rows import Labels
 from study.training.measures import run_measured
@@ -66,11 +66,11 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
         job: the rest.
     """
     spec: RunSpec = config["spec"]
-    with open_run(job.storage, job.study, spec.place) as (folder, mirror):
-        _run_trial(spec, job, folder, mirror)
+    with open_run(job.storage, job.study, spec.place) as (folder, uploads):
+        _run_trial(spec, job, folder, uploads)
 
 
-def _run_trial(spec: RunSpec, job: Job, folder: RunFolder, mirror: Mirror) -> None:
+def _run_trial(spec: RunSpec, job: Job, folder: RunFolder, uploads: UploadQueue) -> None:
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(spec.training.threads))  # its own cores, not all of them
     warnings = _Warnings()
     where = {"node": platform.node(), "gpu_ids": ",".join(map(str, ray.get_gpu_ids())), "pid": os.getpid()}
@@ -78,9 +78,9 @@ def _run_trial(spec: RunSpec, job: Job, folder: RunFolder, mirror: Mirror) -> No
         with closing(job.results(spec, folder)) as results:  # its memory is free before the `finally` below
             for result in results:
                 write_time(folder.path, result["step"], result["time_ms"])
-                mirror.put(folder.path / TIMES_FILE)
+                uploads.put(folder.path / TIMES_FILE)
                 if result["step"] == spec.training.steps:
-                    mirror.flush()  # whoever hears of the end finds all of it in the storage
+                    uploads.flush()  # whoever hears of the end finds all of it in the storage
                 newest = {CHECKPOINT_STEP: folder.checkpoints.newest_step()}
                 tune.report(result | where | newest | {WARNINGS: warnings.taken()})
     except DivergenceError as error:

@@ -39,7 +39,7 @@ class _Upload:
     size: int
 
 
-class Mirror:
+class UploadQueue:
     """A queue of uploads to an object store, and the thread that works through it.
 
     Whoever writes a file calls `put`, and whoever removes a folder calls `remove`. Nothing else changes the store: a
@@ -65,7 +65,9 @@ class Mirror:
         self._ending = self._closing = self._failing = False
 
     @contextmanager
-    def running(self, patience: Callable[[], float], check: Callable[[], None] | None = None) -> Iterator["Mirror"]:
+    def running(
+        self, patience: Callable[[], float], check: Callable[[], None] | None = None
+    ) -> Iterator["UploadQueue"]:
         """Uploads while the context lasts. At its end, waits at most `patience()` seconds for the rest.
 
         `check` is called before anything in the store is changed; it does not return if this process must not.
@@ -195,7 +197,7 @@ class Mirror:
 
 
 @contextmanager
-def open_run(uri: str, study: str, place: Path) -> Iterator[tuple[RunFolder, Mirror]]:
+def open_run(uri: str, study: str, place: Path) -> Iterator[tuple[RunFolder, UploadQueue]]:
     """Opens a folder at a place in a study's where its run is trained, as the run's last attempt left it.
 
     That is the shared folder itself, or a copy whose files are uploaded, and which goes when the context ends. Raises
@@ -207,17 +209,17 @@ def open_run(uri: str, study: str, place: Path) -> Iterator[tuple[RunFolder, Mir
         if not folder.config.exists():
             raise RuntimeError(f"this node does not see {folder.path}: mount it here, or keep the node out")
         run = RunFolder(folder.path / place)
-        yield run, Mirror(storage)
+        yield run, UploadQueue(storage)
         return
     with tempfile.TemporaryDirectory(prefix="dynamic-dropout-") as scratch:
         storage = Storage(uri, Path(scratch))
-        mirror = Mirror(storage, delay=0.0)
-        run = RunFolder(StudyFolder(storage.folder, study).path / place, mirror)
+        uploads = UploadQueue(storage, delay=0.0)
+        run = RunFolder(StudyFolder(storage.folder, study).path / place, uploads)
         download_folder(storage, run.path)
         _idle.clear()
         try:
-            with mirror.running(lambda: WORKER_SECONDS - 10):
-                yield run, mirror
+            with uploads.running(lambda: WORKER_SECONDS - 10):
+                yield run, uploads
         finally:
             _idle.set()
 

@@ -29,7 +29,7 @@ from study.records.lock import StudyLock
 from study.records.optuna_study import check_database, finished, open_database, open_storage
 from study.records.storage import Storage
 from study.records.study_layout import StudyConfig, StudyFolder
-from study.records.uploads import Mirror
+from study.records.uploads import UploadQueue
 from study.search.options import MACHINE_FIELDS, SearchOptions
 from study.tracking.client import check, has_experiment, tracking_uri
 from study.tracking.experiment import has_all
@@ -46,7 +46,7 @@ class Plan:
     config: StudyConfig
     storage: Storage
     folder: StudyFolder
-    mirror: Mirror
+    uploads: UploadQueue
     corpus: Corpus
     shared_corpus: SharedCorpus
     slots: Slots
@@ -148,7 +148,7 @@ def _plan(
         config=config,
         storage=storage,
         folder=folder,
-        mirror=Mirror(storage, folder.grown),
+        uploads=UploadQueue(storage, folder.grown),
         corpus=corpus,
         shared_corpus=shared_corpus,
         slots=slots,

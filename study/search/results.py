@@ -48,7 +48,7 @@ def finish(plan: Plan, study: optuna.Study, session: Session) -> int:
     else:
         bring_evaluations(plan, study, SEND_SECONDS)
     write_parquet(table(folder, study), folder.table)
-    plan.mirror.put(folder.table)
+    plan.uploads.put(folder.table)
     writer.artifacts(PARENT_RUN, [folder.config, folder.table])
     if folder.journal.exists():  # with it, a report can be made from MLflow alone
         writer.artifacts(PARENT_RUN, [folder.journal])
@@ -56,7 +56,7 @@ def finish(plan: Plan, study: optuna.Study, session: Session) -> int:
         winner = best_first(completed, loss=lambda trial: trial.value, number=lambda trial: trial.number)[0]
         writer.flush(session.patience())  # the file is to name the winner's run
         sample = _write_winner(plan, winner, writer)
-        plan.mirror.put(folder.best_schedule)
+        plan.uploads.put(folder.best_schedule)
         writer.log(len(trials), {"best_val_loss": _value(winner)})
         writer.artifacts(PARENT_RUN, [folder.best_schedule])
         writer.artifacts(winner.number, [folder.trial(winner.number).sample], CHECKPOINT)
@@ -119,7 +119,7 @@ def _write_report(plan: Plan, study: optuna.Study, writer: StudyWriter, console:
             from study.report.write import FIGURES, report_session  # what draws takes seconds to import
 
             page = report_session(plan.config, plan.folder, plan.storage.uri, study, plan.uri, writer)
-            plan.mirror.put(page, *(page.parent / FIGURES).iterdir())
+            plan.uploads.put(page, *(page.parent / FIGURES).iterdir())
             return page
     except Exception as error:  # the study is over and kept, and study.report can be asked again
         log.warning("the report could not be made: %s: %s", type(error).__name__, error)

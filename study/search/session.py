@@ -41,7 +41,7 @@ def run_session(plan: Plan, console: Console) -> int:
     def write_config() -> None:
         plan.folder.clear_unfinished()
         plan.folder.write_config(plan.config)
-        plan.mirror.put(plan.folder.config, copy_of(plan.folder.config))
+        plan.uploads.put(plan.folder.config, copy_of(plan.folder.config))
 
     with open_session(_session_plan(plan, lock), write_config, console) as session:
         return _run(plan, lock, session)
@@ -54,7 +54,7 @@ def _session_plan(plan: Plan, lock: StudyLock) -> SessionPlan:
         root=folder.path,
         path=folder.path,
         storage=plan.storage,
-        mirror=plan.mirror,
+        uploads=plan.uploads,
         lock=lock,
         lock_path=folder.lock,
         slots=plan.slots,
@@ -93,7 +93,7 @@ def _run(plan: Plan, lock: StudyLock, session: Session) -> int:
 
 def _run_trials(plan: Plan, study: optuna.Study, session: Session, trials: int, display: Display) -> None:
     config = plan.config
-    source = OptunaRuns(study, config.space, config.training, trials, plan.mirror, plan.slots.trials_per_gpu)
+    source = OptunaRuns(study, config.space, config.training, trials, plan.uploads, plan.slots.trials_per_gpu)
     scheduler = None
     if config.scheduler == "asha":
         scheduler = SparingASHA(config.training.steps, config.grace_steps)

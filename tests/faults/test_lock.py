@@ -140,16 +140,16 @@ import sys
 from pathlib import Path
 from study.records import store_lock
 from study.records.storage import Storage
-from study.records.uploads import Mirror
+from study.records.uploads import UploadQueue
 vars(store_lock).update({QUICK})
 storage = Storage(sys.argv[1], Path(sys.argv[2]))
 me = {{"pid": os.getpid(), "host": "here"}}
 lock = store_lock.StoreLock(storage, storage.folder / "study.locks", me, "study name")
-with Mirror(storage).running(lambda: 60, lock.check) as mirror:
+with UploadQueue(storage).running(lambda: 60, lock.check) as uploads:
     print("held", flush=True)
     sys.stdin.readline()
     (storage.folder / "table").write_text("of the session that was paused")
-    mirror.put(storage.folder / "table")
+    uploads.put(storage.folder / "table")
 """
 
 
