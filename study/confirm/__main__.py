@@ -12,6 +12,7 @@ from rich.console import Console
 
 from study.base import cli
 from study.base.errors import UserError, exit_status
+from study.base.output import end_at_once
 from study.confirm.options import ConfirmOptions, RunsOptions
 
 DESCRIPTION = (
@@ -75,7 +76,10 @@ def _confirm(name: str, options: ConfirmOptions, given: Mapping[str, Any], conso
     from study.engine.display import WarningsTo
 
     logging.getLogger("study").addHandler(WarningsTo(console))
-    return confirm_study(config, storage, folder, lock, options, console)
+    result = confirm_study(config, storage, folder, lock, options, console)
+    if result == 130 and storage.is_remote:  # interrupted: all that can be kept is kept
+        end_at_once(result)
+    return result
 
 
 def command() -> int:

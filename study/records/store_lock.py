@@ -48,6 +48,7 @@ class StoreLock:
         self._claim, self._held = (folder / f"{self._token}.{state}" for state in ("claim", "held"))
         self._removed: set[Path] = set()  # files of dead sessions; a paused one may write its own again
         self._beats = 0
+        self._is_away = False
         self._released = threading.Event()
         self._writing = threading.Lock()
         atexit.register(self.release)
@@ -66,7 +67,7 @@ class StoreLock:
         if self._released.is_set():
             raise OSError(f"the lock of {self._title} was released")
         for look in range(2):
-            files = self._storage.list(self._folder)
+            files = self._list()
             if self._held not in files:
                 break
             if not self._others(files, (".held",)):
@@ -78,14 +79,14 @@ class StoreLock:
             end_at_once(self._title)
 
     def release(self) -> None:
-        """Lets another session begin; waits only a little for a store that is away."""
+        """Lets another session begin; does not wait for a store that is known to be away."""
         if self._released.is_set():
             return
         self._released.set()
         atexit.unregister(self.release)
         thread = threading.Thread(target=self._withdraw, daemon=True)
         thread.start()
-        thread.join(RELEASE_SECONDS)
+        thread.join(0 if self._is_away else RELEASE_SECONDS)
 
     def _take(self) -> None:
         seen: dict[Path, tuple[bytes, float]] = {}
@@ -100,6 +101,12 @@ class StoreLock:
         if self._claim not in files or self._others(files, (".held",)):  # it was paused, and taken for dead meanwhile
             raise held_by(self._title, {})
         self._storage.delete(self._claim)
+
+    def _list(self) -> list[Path]:
+        self._is_away = True
+        files = self._storage.list(self._folder)
+        self._is_away = False
+        return files
 
     def _lives(self, path: Path, seen: dict[Path, tuple[bytes, float]]) -> bool:
         """Whether another session may live; removes its file if not. Raises UserError if this one is to give up."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from study.base import cli
 from study.base.errors import exit_status
+from study.base.output import end_at_once
 from study.search.options import SearchOptions
 
 DESCRIPTION = (
@@ -37,7 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if plan is None:
         console.print(f"study {options.name} has all its trials: there is nothing to do")
         return 0
-    return run_session(plan, console)
+    result = run_session(plan, console)
+    if result == 130 and plan.storage.is_remote:  # interrupted: all that can be kept is kept
+        end_at_once(result)
+    return result
 
 
 def command() -> int:
