@@ -24,7 +24,8 @@ def packing(setting: Setting, report: Report, arguments: list[str]) -> None:
         with report.stage(f"packing_mps_{mps}"), tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             with multi_process_service(folder) if mps else _nothing() as environment:
-                _measure(report, "with_mps_" if mps else "", folder, arguments, environment)
+                at_once = AT_ONCE if setting.is_cuda else AT_ONCE[:1]
+                _measure(report, "with_mps_" if mps else "", folder, arguments, environment, at_once)
 
 
 @contextmanager
@@ -43,8 +44,15 @@ def _nothing() -> Iterator[Mapping[str, str]]:
     yield {}
 
 
-def _measure(report: Report, label: str, folder: Path, arguments: list[str], environment: Mapping[str, str]) -> None:
-    most = max(AT_ONCE)
+def _measure(
+    report: Report,
+    label: str,
+    folder: Path,
+    arguments: list[str],
+    environment: Mapping[str, str],
+    at_once: tuple[int, ...],
+) -> None:
+    most = max(at_once)
     command = [sys.executable, "-m", "study.bench.gpu", "worker", *arguments, "--folder", str(folder), "--index"]
     processes = [
         subprocess.Popen(
@@ -61,7 +69,7 @@ def _measure(report: Report, label: str, folder: Path, arguments: list[str], env
             if any(process.poll() is not None for process in processes):
                 raise RuntimeError("".join((folder / f"error-{i}").read_text()[-300:] for i in range(most)))
             time.sleep(0.1)
-        for k in AT_ONCE:
+        for k in at_once:
             (folder / "running").write_text(str(k))
             time.sleep(1)  # until those that begin have begun
             begin = time.time()

@@ -49,8 +49,9 @@ def steps(setting: Setting, report: Report, rate_of_card: float) -> None:
         step = plain_step(setting.shape, 0.2, setting.device, setting.is_cuda, setting.training.compile)
         ms = setting.milliseconds(lambda n: [step() for _ in range(n)], setting.steps)
         report.add("plain_step_ms_0.2", ms, "nn.Dropout, SDPA's dropout_p, compiled; one batch")
-    with report.stage("profile"):
-        _profile(setting)
+    if setting.is_cuda:
+        with report.stage("profile"):
+            _profile(setting)
 
 
 def _profile(setting: Setting) -> None:
@@ -58,8 +59,7 @@ def _profile(setting: Setting) -> None:
     setting.train(trainer, 5)
     with torch.profiler.profile() as profile:
         setting.train(trainer, 5)
-    order = "cuda_time_total" if setting.is_cuda else "cpu_time_total"
-    table = profile.key_averages().table(sort_by=order, row_limit=40, max_name_column_width=90)
+    table = profile.key_averages().table(sort_by="cuda_time_total", row_limit=40, max_name_column_width=90)
     (setting.output / "profile.txt").write_text(table)
 
 
