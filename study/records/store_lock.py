@@ -50,6 +50,8 @@ class StoreLock:
         self._beats = 0
         self._is_away = False
         self._released = threading.Event()
+        self._is_taken_over = False
+        self._ending = threading.Lock()
         self._writing = threading.Lock()
         atexit.register(self.release)
         try:
@@ -64,6 +66,8 @@ class StoreLock:
 
     def check(self) -> None:
         """Ends this process at once if another session has taken the lock over. Raises OSError if the store is away."""
+        if self._is_taken_over:
+            self._end()
         if self._released.is_set():
             raise OSError(f"the lock of {self._title} was released")
         for look in range(2):
@@ -74,7 +78,12 @@ class StoreLock:
                 return
             if look == 0:
                 time.sleep(LOOK_SECONDS)  # a session that was taken for dead may just be giving up
-        if not self._released.is_set():
+        if self._is_taken_over or not self._released.is_set():
+            self._is_taken_over = True
+            self._end()
+
+    def _end(self) -> NoReturn:
+        with self._ending:  # another thread that finds the same waits here until the process ends
             self.release()
             end_at_once(self._title)
 

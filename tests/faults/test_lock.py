@@ -150,12 +150,14 @@ with UploadQueue(storage).running(lambda: 60, lock.check) as uploads:
     sys.stdin.readline()
     (storage.folder / "table").write_text("of the session that was paused")
     uploads.put(storage.folder / "table")
+    while sys.argv[3] == "checking":
+        lock.check()
 """
 
 
 @contextmanager
-def holder_in_store(storage: Storage) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", HOLDER_IN_STORE, storage.uri, str(storage.folder)]
+def holder_in_store(storage: Storage, then: str = "ending") -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", HOLDER_IN_STORE, storage.uri, str(storage.folder), then]
     storage.folder.mkdir(exist_ok=True)
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -211,8 +213,9 @@ def test_the_lock_in_the_store_names_its_holder_and_vanishes_with_it(storage: St
 
 
 @pytest.mark.slow
-def test_a_holder_that_was_paused_and_taken_for_dead_uploads_nothing_and_ends(storage: Storage) -> None:
-    with holder_in_store(storage) as process:
+@pytest.mark.parametrize("then", ["ending", "checking"])  # checking: several threads find the lock gone at once
+def test_a_holder_that_was_paused_and_taken_for_dead_uploads_nothing_and_ends(storage: Storage, then: str) -> None:
+    with holder_in_store(storage, then) as process:
         process.send_signal(signal.SIGSTOP)
         mine = StoreLock(storage, storage.folder / "study.locks", {"pid": 8, "host": "there"}, "study name")
         assert process.stdin is not None
