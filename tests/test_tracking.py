@@ -4,6 +4,8 @@ import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import pytest
 from mlflow import MlflowClient
@@ -219,6 +221,20 @@ def test_reading_a_study_that_is_not_there_or_not_ready(uri: str, tmp_path: Path
     assert writer.close(30)
     with pytest.raises(UserError, match="no completed trial"):
         TrackedStudy(uri, "empty").winner()
+
+
+def test_a_winner_whose_config_was_deleted_is_a_mistake_of_one_line(uri: str, tmp_path: Path) -> None:
+    folder = tmp_path / PLACE
+    evaluate(tmp_path, [0, 10], [1_000, 2_000])
+    (folder / "config.yaml").write_text("format: dynamic-dropout-schedule/1\nschedule: {kind: constant, rate: 0.1}\n")
+    config = trial(params={}, **COMPLETED, closing_files=((f"{PLACE}/config.yaml", CHECKPOINT),))
+    session(uri, tmp_path, study("deleted", status="FINISHED"), config)
+    winner = TrackedStudy(uri, "deleted").winner()
+    assert winner.file.schedule.to_dict() == {"kind": "constant", "rate": 0.1}
+    run = MlflowClient(uri).get_run(winner.run_id)
+    (Path(url2pathname(urlparse(run.info.artifact_uri).path)) / CHECKPOINT / "config.yaml").unlink()
+    with pytest.raises(UserError, match=r"trial 0 of study deleted has no artifact checkpoint/config.yaml in MLflow"):
+        TrackedStudy(uri, "deleted").winner()
 
 
 def test_no_password_is_shown_or_kept() -> None:

@@ -28,14 +28,11 @@ from study.confirm.show import show_verdict
 from study.confirm.verdict import judge
 from study.confirm.verdict_file import read_verdict, write_verdict
 from study.corpus import load_corpus
-from study.engine.cluster import cluster_gpus, share_out, start_ray
 from study.engine.display import Display, duration
-from study.engine.memory_check import Estimate, check_memory, try_out
-from study.engine.node_checks import check_nodes
 from study.engine.run_source import Ending, ListedRuns
 from study.engine.run_spec import flat
 from study.engine.session import Session, SessionPlan, open_session
-from study.engine.shared_corpus import share
+from study.engine.start_up import check_device, start_machines, try_machines
 from study.records.lock import StudyLock
 from study.records.storage import Storage
 from study.tracking.client import check
@@ -72,15 +69,9 @@ def confirm_study(
     if corpus.sha256 != config.corpus_sha256:
         raise UserError(f"corpus {config.training.corpus} has changed since the study began: put its old text back")
     with console.status("starting Ray"):
-        start_ray(options.address)
-        gpus = (0 if config.device == "cpu" else cluster_gpus()) if options.gpus is None else options.gpus
-        check_nodes(storage, uri)
-        slots = share_out(gpus, options.trials_per_gpu, len(sweep_runs(config, folder)), fixed=options.gpus is not None)
-        shared_corpus = share(corpus)
-        estimate = try_out(slots, config.training, {}, shared_corpus)
-        check_memory(estimate, options.trials_per_gpu)
-    if estimate.device != config.device:
-        raise UserError(f"study {config.study} trained on {config.device}, and here is {estimate.device}: see --gpus")
+        gpus = start_machines(options, storage, uri, config.device)
+        machines = try_machines(options, gpus, len(sweep_runs(config, folder)), config.training, {}, corpus)
+    check_device(config.study, config.device, machines.estimate)
     folder.make()
 
     def write_config() -> None:
@@ -95,9 +86,7 @@ def confirm_study(
         uploads=folder.uploads(storage),
         lock=lock or StudyLock(folder.lock, folder.title),
         lock_path=folder.lock,
-        slots=slots,
-        corpus=shared_corpus,
-        device=estimate.device,
+        machines=machines,
         uri=uri,
         parent=Role.CONFIRMATION,
         child=Role.CONFIRMATION_RUN,
@@ -109,16 +98,14 @@ def confirm_study(
         params = flat({"top": config.top, "sweep_seeds": config.sweep_seeds, "training": asdict(config.training)})
         tags = facts(config.corpus_sha256) | {"seeds": str(config.seeds)}  # more of them may be asked for later
         session.start(params, tags, NOTE)
-        status = _Confirmation(config, folder, session, estimate).run()
+        status = _Confirmation(config, folder, session).run()
         session.finish("FINISHED" if status == 0 else "FAILED")
         return status
 
 
 class _Confirmation:
-    def __init__(
-        self, config: ConfirmationConfig, folder: ConfirmationFolder, session: Session, estimate: Estimate
-    ) -> None:
-        self._config, self._folder, self._session, self._estimate = config, folder, session, estimate
+    def __init__(self, config: ConfirmationConfig, folder: ConfirmationFolder, session: Session) -> None:
+        self._config, self._folder, self._session = config, folder, session
 
     def run(self) -> int:
         config, folder = self._config, self._folder
@@ -211,11 +198,12 @@ class _Confirmation:
         )
 
     def _announce(self, sweep: Sequence[Run]) -> None:
-        config, slots = self._config, self._session.plan.slots
+        config, machines = self._config, self._session.plan.machines
+        slots = machines.slots
         lacking = sum(not is_complete(run.folder) for run in sweep)
         chosen, _ = arms(config.found, 0.2, config.training.steps)  # whichever rate it will be, there are as many
         lacking += sum(not is_complete(run.folder) for run in arm_runs(config, self._folder, chosen))
-        seconds = self._estimate.seconds * (1 + MEASURING_SHARE) * -(-lacking // slots.count)
+        seconds = machines.estimate.seconds * (1 + MEASURING_SHARE) * -(-lacking // slots.count)
         where = f"{slots.count} at once on {'GPUs' if slots.gpus else 'CPU cores'}"
         self._say(
             f"confirmation of study {config.study}: about {lacking} runs of {config.training.steps:,} steps, {where}: "

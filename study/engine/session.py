@@ -10,14 +10,14 @@ from rich.console import Console
 
 from study.base.errors import WorldError, disk_error
 from study.base.names import Role
-from study.engine.cluster import Room, Slots, stop_ray
+from study.engine.cluster import Room, stop_ray
 from study.engine.display import Display
 from study.engine.early_stopping import SparingASHA
 from study.engine.recorder import Recorder
 from study.engine.run_source import RunSource
 from study.engine.runner import Stop, run_trials
 from study.engine.searcher import RunSearcher
-from study.engine.shared_corpus import SharedCorpus
+from study.engine.start_up import Machines
 from study.engine.trial import Job, trainable
 from study.records.lock import StudyLock
 from study.records.storage import Storage, first_line
@@ -46,9 +46,7 @@ class SessionPlan:
     uploads: UploadQueue
     lock: StudyLock
     lock_path: Path
-    slots: Slots
-    corpus: SharedCorpus
-    device: str
+    machines: Machines
     uri: str
     parent: Role
     child: Role
@@ -64,7 +62,7 @@ class Session:
     def __init__(self, plan: SessionPlan, stop: Stop, writer: StudyWriter, console: Console) -> None:
         self.plan, self.stop, self.writer, self.console = plan, stop, writer, console
         pause_reason = f"the {plan.title} was stopped"
-        self.recorder = Recorder(plan.root, plan.uploads, writer, pause_reason, plan.slots.trials_per_gpu)
+        self.recorder = Recorder(plan.root, plan.uploads, writer, pause_reason, plan.machines.slots.trials_per_gpu)
 
     def start(self, params: Mapping[str, Any], tags: Mapping[str, str], note: str) -> None:
         """Opens the session's own run in MLflow."""
@@ -72,10 +70,11 @@ class Session:
 
     def run_set(self, source: RunSource, display: Display, scheduler: SparingASHA | None = None) -> None:
         """Trains the runs of a source until all have ended, or the session is to stop."""
-        plan = self.plan
-        job = Job(storage=plan.storage.uri, study=plan.study, corpus=plan.corpus, device=plan.device)
-        searcher = RunSearcher(source, [display, self.recorder], Room(plan.slots).has_more_than)
-        run_trials(searcher, scheduler, trainable(job), plan.slots, self.stop, plan.path / "ray")
+        plan, machines = self.plan, self.plan.machines
+        device = machines.estimate.device
+        job = Job(storage=plan.storage.uri, study=plan.study, corpus=machines.corpus, device=device)
+        searcher = RunSearcher(source, [display, self.recorder], Room(machines.slots).has_more_than)
+        run_trials(searcher, scheduler, trainable(job), machines.slots, self.stop, plan.path / "ray")
 
     def patience(self) -> Deadline:
         """Returns until when to wait for MLflow."""

@@ -45,7 +45,7 @@ class StudyJournal(JournalFileBackend):
             raise _damaged(self._path, error) from None
 
     def _must_continue(self) -> None:
-        was_read = max(self._log_number_offset.values())
+        was_read = next(reversed(self._log_number_offset.values()))  # its work must not grow with the journal
         if not self._path.exists() or self._path.stat().st_size < was_read:
             raise UserError(f"{self._path} was removed or cut while the study ran: put a copy of it back")
 

@@ -18,11 +18,8 @@ from study.base.names import Key, Outcome, Role
 from study.base.sealed_files import copy_of
 from study.base.uris import HIDDEN, absolute, kept, recalled, redacted
 from study.corpus import Corpus, corpus_id, load_corpus
-from study.engine.cluster import Slots, cluster_gpus, share_out, start_ray
-from study.engine.memory_check import Estimate, advise_on_sharing, check_memory, try_out
-from study.engine.node_checks import check_nodes
 from study.engine.optuna_runs import OUTCOMES, open_optuna_study
-from study.engine.shared_corpus import SharedCorpus, share
+from study.engine.start_up import Machines, check_device, start_machines, try_machines
 from study.records.downloads import download_files
 from study.records.journal import repair
 from study.records.lock import StudyLock
@@ -48,9 +45,7 @@ class Plan:
     folder: StudyFolder
     uploads: UploadQueue
     corpus: Corpus
-    shared_corpus: SharedCorpus
-    slots: Slots
-    estimate: Estimate
+    machines: Machines
     uri: str
     database: str | None
     time_budget: float | None
@@ -120,25 +115,18 @@ def _plan(
         raise UserError(f"corpus {old.training.corpus} has changed since the study began: put its old text back")
     if old is None and options.preset is not None:
         check_fits(_training(options, options.preset), corpus)  # before Ray takes its seconds
-    start_ray(options.address)
-    check_nodes(storage, uri)
-    on_cpu = old is not None and old.device == "cpu"
-    gpus = (0 if on_cpu else cluster_gpus()) if options.gpus is None else options.gpus
+    gpus = start_machines(options, storage, uri, old.device if old else None)
     config = old or _new_config(options, storage, gpus, corpus, uri, database)
     config = replace(config, trials=options.trials or config.trials)
     check_fits(config.training, corpus)
-    slots = share_out(gpus, options.trials_per_gpu, config.trials, fixed=options.gpus is not None)
-    shared_corpus = share(corpus)
     on_cuda = PRESETS[config.preset].on_cuda if old is None else {}
-    estimate = try_out(slots, config.training, on_cuda, shared_corpus)
-    check_memory(estimate, options.trials_per_gpu)
-    advise_on_sharing(estimate, options.trials_per_gpu)
-    if old is not None and estimate.device != old.device:
-        raise UserError(f"study {old.name} trains on {old.device}, and here is {estimate.device} only: see --gpus")
-    if old is None:
+    machines = try_machines(options, gpus, config.trials, config.training, on_cuda, corpus)
+    if old is not None:
+        check_device(old.name, old.device, machines.estimate)
+    else:
         _check_unused(storage, config.name)
-        training = replace(config.training, threads=slots.threads, **estimate.on_cuda)
-        config = replace(config, training=training, device=estimate.device)
+        training = replace(config.training, threads=machines.slots.threads, **machines.estimate.on_cuda)
+        config = replace(config, training=training, device=machines.estimate.device)
     if database is not None and old is None and config.name in optuna.get_all_study_names(open_database(database)):
         raise _in_use(config.name, f"an Optuna study in {redacted(database)}")
     if old is None and has_experiment(uri, config.name):
@@ -150,9 +138,7 @@ def _plan(
         folder=folder,
         uploads=UploadQueue(storage, folder.grown),
         corpus=corpus,
-        shared_corpus=shared_corpus,
-        slots=slots,
-        estimate=estimate,
+        machines=machines,
         uri=uri,
         database=database,
         time_budget=options.time_budget,

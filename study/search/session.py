@@ -57,9 +57,7 @@ def _session_plan(plan: Plan, lock: StudyLock) -> SessionPlan:
         uploads=plan.uploads,
         lock=lock,
         lock_path=folder.lock,
-        slots=plan.slots,
-        corpus=plan.shared_corpus,
-        device=plan.estimate.device,
+        machines=plan.machines,
         uri=plan.uri,
         parent=Role.STUDY,
         child=Role.TRIAL,
@@ -93,7 +91,8 @@ def _run(plan: Plan, lock: StudyLock, session: Session) -> int:
 
 def _run_trials(plan: Plan, study: optuna.Study, session: Session, trials: int, display: Display) -> None:
     config = plan.config
-    source = OptunaRuns(study, config.space, config.training, trials, plan.uploads, plan.slots.trials_per_gpu)
+    sharing = plan.machines.slots.trials_per_gpu
+    source = OptunaRuns(study, config.space, config.training, trials, plan.uploads, sharing)
     scheduler = None
     if config.scheduler == "asha":
         scheduler = SparingASHA(config.training.steps, config.grace_steps)
@@ -115,7 +114,7 @@ def _first_lock(plan: Plan) -> StudyLock:
 
 
 def _announce(plan: Plan, trials: int, console: Console) -> None:
-    config, slots, estimate = plan.config, plan.slots, plan.estimate
+    config, slots, estimate = plan.config, plan.machines.slots, plan.machines.estimate
     if slots.gpus and estimate.device == "cpu":
         console.print("warning: torch cannot use the GPUs that Ray lends: trials train on the CPU", style="yellow")
     seconds = estimate.seconds * -(-trials // slots.count)

@@ -91,15 +91,25 @@ class TrackedStudy:
         (run, *_) = best_first(
             completed, loss=lambda run: run.data.metrics[METRIC], number=lambda run: int(run.data.tags[TRIAL])
         )
-        with tempfile.TemporaryDirectory() as folder:
-            path = self._client.download_artifacts(run.info.run_id, f"{CHECKPOINT}/config.yaml", folder)
-            file = read_schedule_file(Path(path))
         return TrackedTrial(
             number=int(run.data.tags[TRIAL]),
             run_id=run.info.run_id,
-            file=file,
+            file=self._file(run),
             val_losses=[(metric.step, metric.value) for metric in self.history(run, "val_loss")],
         )
+
+    def _file(self, run: Run) -> ScheduleFile:
+        """Returns what a trial trained with. Raises UserError if MLflow lacks it."""
+        artifact = f"{CHECKPOINT}/config.yaml"
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                path = self._client.download_artifacts(run.info.run_id, artifact, folder)
+            except (MlflowException, OSError) as error:  # the stores of artifacts differ in how they say it
+                raise UserError(
+                    f"trial {run.data.tags[TRIAL]} of study {self.name} has no artifact {artifact} in MLflow "
+                    f"({first_line(error)}): take best_schedule.yaml from the study's own folder"
+                ) from None
+            return read_schedule_file(Path(path))
 
 
 def study_times(uri: str, name: str) -> list[tuple[float, float, float]]:
