@@ -13,6 +13,7 @@ from study.report.edges import Edge, winner_edges
 from study.report.parameters import Importance, importance
 from study.report.rungs import Rung, rungs_at
 from study.report.source import Source
+from study.report.stopping_price import StoppingPrice, stopping_prices, thinned
 from study.report.trials import Trial, make_trials, ranked, unshared
 
 
@@ -45,6 +46,11 @@ class Analysis:
     def evaluations(self) -> list[Rung]:
         """Each step between the first and the last evaluation, as a rung."""
         return rungs_at(sorted({step for t in self.trials for step in t.steps if 0 < step < self.steps}), self.trials)
+
+    @cached_property
+    def stopping_prices(self) -> list[StoppingPrice]:
+        """The price of early stopping, for some grace periods; nothing for too few completed trials."""
+        return thinned(stopping_prices(self.trials, self.steps), self.source.config.grace_steps)
 
     @cached_property
     def edges(self) -> list[Edge]:

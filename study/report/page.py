@@ -54,6 +54,8 @@ def _context(analysis: Analysis, figures: ReportFigures, storage: str | None) ->
         "figures": figures.by_name,
         "slices": figures.slices,
         "grace": sentences.grace_period(analysis.rungs, analysis.evaluations, config.scheduler),
+        "prices": analysis.stopping_prices,
+        "price": sentences.stopping_price(analysis.stopping_prices, config.grace_steps),
         "edges": [sentences.edge_warning(edge) for edge in analysis.edges],
         "has_parameters": source.study is not None,
         "trials": sorted(analysis.trials, key=lambda t: (not t.steps, t.best_val_loss if t.steps else 0, t.number)),

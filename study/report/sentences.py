@@ -9,10 +9,13 @@ from study.base.names import Outcome
 from study.engine.display import describe
 from study.report.edges import Edge
 from study.report.rungs import Rung
+from study.report.stopping_price import AT_ONCE, DRAWS, StoppingPrice
 from study.report.trials import Trial, ranked
 
 FEW = 8
 """With fewer trials a rank correlation is only a hint."""
+SAFE = 0.9
+"""A grace period that keeps the best trial so often costs little."""
 STRONG, WEAK = 0.7, 0.4
 """From STRONG on, early losses predict the final order of the trials; below WEAK they do not."""
 
@@ -139,6 +142,25 @@ def grace_period(rungs: Sequence[Rung], evaluations: Sequence[Rung], scheduler: 
             which += f"The later winner ranked {ordinal(rung.winner_rank)} of {rung.reached} here. "
         said.append(which + _advice(rung, evaluations if i == 0 else []))
     return said
+
+
+def stopping_price(prices: Sequence[StoppingPrice], grace_steps: int) -> str:
+    """Returns which grace period the prices speak for."""
+    words = (
+        f"Price of early stopping: {DRAWS} searches were simulated, {AT_ONCE} trials at once, on the curves of the "
+        "completed trials. Each draws its trials with replacement. "
+    )
+    safe = next((price.grace_steps for price in prices if price.kept >= SAFE), None)
+    mine = next((price for price in prices if price.grace_steps == grace_steps), None)
+    if mine is not None:
+        words += (
+            f"With the grace period of this study, {grace_steps:,} steps, the best trial reached its end in "
+            f"{mine.kept:.0%} of them; the search lost {mine.regret:.4f} nats on average and trained "
+            f"{mine.cost:.0%} of the steps. "
+        )
+    if safe is None:
+        return words + f"No grace period kept the best trial in {SAFE:.0%}: train without early stopping."
+    return words + f"The shortest grace period in this table that kept the best trial in {SAFE:.0%} is {safe:,} steps."
 
 
 def _advice(rung: Rung, evaluations: Sequence[Rung]) -> str:
