@@ -280,22 +280,27 @@ def test_text_can_be_read_on_its_paper(name: str, scheme: int) -> None:
 
 
 def test_what_a_search_alone_says() -> None:
-    assert unconfirmed([])[0].startswith("No answer yet")
-    assert unconfirmed([trial(0, [2.0], None)])[0].startswith("No answer yet")
+    assert unconfirmed([], {})[0].startswith("No answer yet")
+    assert unconfirmed([trial(0, [2.0], None)], {})[0].startswith("No answer yet")
     failed = Trial(
         number=0, record=TrialRecord(outcome=Outcome.FAILED, reason="diverged: nan\nmore"),
         schedule={"kind": "constant"}, steps=(), dropout_rates=(), val_losses=(), best_val_losses=(), train_seconds=0,
     )  # fmt: skip
-    sentence, worth = unconfirmed([failed])
+    sentence, worth = unconfirmed([failed], {})
     assert sentence == "No answer: the only trial failed."
     assert worth.endswith("diverged: nan")
-    sentence, worth = unconfirmed([trial(0, [2.0])])
+    sentence, worth = unconfirmed([trial(0, [2.0])], {})
     assert "only one trial was completed" in sentence
     assert "biased" not in worth
-    sentence, worth = unconfirmed([trial(0, [2.0]), trial(1, [1.5]), trial(2, [1.0], Outcome.STOPPED_EARLY)])
+    three = [trial(0, [2.0]), trial(1, [1.5]), trial(2, [1.0], Outcome.STOPPED_EARLY)]
+    sentence, worth = unconfirmed(three, {})
     assert sentence.startswith("Not confirmed: a constant schedule is the best of 2 completed trials, on one seed")
     assert "Trial 1, constant 0.1, reached a best_val_loss of 1.5000" in worth
     assert "biased low" in worth
+    assert "give a higher loss. It is" in worth
+    assert "give about 1.8000. It is" in unconfirmed(three, {0: 1.9, 1: 1.8})[1]
+    worth = unconfirmed(three, {0: 1.7, 1: 1.8})[1]
+    assert "With another seed trial 0, constant 0.1, is expected to be lower: 1.7000. " in worth
 
 
 @pytest.mark.parametrize(

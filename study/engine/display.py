@@ -3,7 +3,8 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -109,13 +110,28 @@ class Display:
         self._live.update(self._task, completed=done, description=f"{', '.join(words)}{best}  {left} left")
 
 
-def best_trials(trials: list[tuple[float, int, str, int]], console: Console, top: int = 5) -> None:
-    """Prints the best of the completed trials, given as (best_val_loss, number, schedule, best_step)."""
+@dataclass(frozen=True, order=True)
+class CompletedTrial:
+    """A row of the table at the end of a search.
+
+    `expected_loss` is what a fresh seed will most likely give, None if too little is known.
+    """
+
+    best_val_loss: float
+    number: int
+    schedule: str
+    best_step: int
+    expected_loss: float | None
+
+
+def best_trials(trials: Sequence[CompletedTrial], console: Console, top: int = 5) -> None:
+    """Prints the best of the completed trials."""
     table = Table(title=f"best of {len(trials)} completed trials", title_justify="left", title_style="bold")
-    for column in ("trial", "schedule", "best_val_loss", "at step"):
+    for column in ("trial", "schedule", "best_val_loss", "at step", "expected with a fresh seed"):
         table.add_column(column, justify="left" if column == "schedule" else "right")
-    for loss, number, schedule, step in sorted(trials)[:top]:
-        table.add_row(str(number), schedule, f"{loss:.4f}", str(step))
+    for trial in sorted(trials)[:top]:
+        expected = "" if trial.expected_loss is None else f"{trial.expected_loss:.4f}"
+        table.add_row(str(trial.number), trial.schedule, f"{trial.best_val_loss:.4f}", str(trial.best_step), expected)
     console.print(table)
 
 

@@ -10,6 +10,7 @@ from study.engine.early_stopping import rungs
 from study.report import sentences
 from study.report.curves import Curve, arm_curve, trial_curve
 from study.report.edges import Edge, winner_edges
+from study.report.fresh_seed import expected_losses
 from study.report.parameters import Importance, importance
 from study.report.rungs import Rung, rungs_at
 from study.report.source import Source
@@ -36,6 +37,12 @@ class Analysis:
     def unfinished(self) -> bool:
         """Whether the study has trials left to run."""
         return self.ended < self.source.config.trials
+
+    @cached_property
+    def expected(self) -> dict[int, float]:
+        """The loss of each completed trial that a fresh seed would most likely give; nothing for too few trials."""
+        found = expected_losses([t.dropout_rates for t in self.best_first], [t.best_val_loss for t in self.best_first])
+        return {t.number: loss for t, loss in zip(self.best_first, found, strict=True) if loss is not None}
 
     @cached_property
     def rungs(self) -> list[Rung]:

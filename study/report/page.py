@@ -35,7 +35,8 @@ def make_report(source: Source, storage: str | None = None) -> Report:
 
 def _context(analysis: Analysis, figures: ReportFigures, storage: str | None) -> dict[str, Any]:
     source, config, verdict = analysis.source, analysis.source.config, analysis.verdict
-    headline, worth = (_headline(verdict), None) if verdict else sentences.unconfirmed(analysis.trials)
+    expected = analysis.expected
+    headline, worth = (_headline(verdict), None) if verdict else sentences.unconfirmed(analysis.trials, expected)
     script = _read("sort.js")
     return {
         "config": config,
@@ -60,6 +61,7 @@ def _context(analysis: Analysis, figures: ReportFigures, storage: str | None) ->
         "has_parameters": source.study is not None,
         "trials": sorted(analysis.trials, key=lambda t: (not t.steps, t.best_val_loss if t.steps else 0, t.number)),
         "winner": analysis.winner,
+        "expected": expected,
         "pages": source.pages,
         "variables": style.variables(),
         "svg_rules": style.SVG_RULES,

@@ -59,8 +59,11 @@ def trial_in_words(trial: Trial) -> str:
     return f"trial {trial.number}: {describe(trial.schedule)}{loss}, {outcome(trial)}"
 
 
-def unconfirmed(trials: Sequence[Trial]) -> tuple[str, str]:
-    """Returns what a search says before a confirmation: a sentence, and its worth."""
+def unconfirmed(trials: Sequence[Trial], expected: Mapping[int, float]) -> tuple[str, str]:
+    """Returns what a search says before a confirmation: a sentence, and its worth.
+
+    `expected` has the losses that completed trials would most likely have with a fresh seed.
+    """
     best_first = ranked(trials)
     if not best_first:
         return _no_winner(trials)
@@ -74,9 +77,12 @@ def unconfirmed(trials: Sequence[Trial]) -> tuple[str, str]:
     )
     worth += f"at step {winner.best_step:,}. "
     if n > 1:
-        worth += (
-            f"The lowest of {n} is biased low: part of it is luck, and another seed would probably give a higher loss. "
-        )
+        worth += f"The lowest of {n} is biased low: part of it is luck, and another seed would probably give "
+        worth += f"about {expected[winner.number]:.4f}. " if winner.number in expected else "a higher loss. "
+        likely = min(expected, key=lambda number: expected[number], default=winner.number)
+        if likely != winner.number:
+            schedule = describe(next(t.schedule for t in best_first if t.number == likely))
+            worth += f"With another seed trial {likely}, {schedule}, is expected to be lower: {expected[likely]:.4f}. "
     constants = [t for t in best_first if t.kind == "constant"]
     if n > 1 and winner.kind == "constant":
         worth += "It is a constant rate: no schedule of this study did better. "

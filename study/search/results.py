@@ -4,6 +4,7 @@ import logging
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
@@ -17,12 +18,13 @@ from study.base.output import printable
 from study.base.provenance import facts
 from study.base.ranking import best_first
 from study.base.uris import redacted, sqlite_path, sqlite_uri, web_address
-from study.engine.display import best_trials, describe
+from study.engine.display import CompletedTrial, best_trials, describe
 from study.engine.session import Session
 from study.records.expected_files import wait_for_all
 from study.records.optuna_study import REASON, SCHEDULE, finished
 from study.records.study_layout import StudyFolder
 from study.records.trial_table import table
+from study.report.fresh_seed import expected_losses
 from study.search.plan import Plan
 from study.search.winner import winning_file, write_sample
 from study.tracking.client import is_ui_default
@@ -64,13 +66,7 @@ def finish(plan: Plan, study: optuna.Study, session: Session) -> int:
     session.finish("FINISHED" if completed else "FAILED")
 
     if completed:
-        best_trials(
-            [
-                (_value(trial), trial.number, describe(trial.user_attrs[SCHEDULE]), _best_step(folder, trial))
-                for trial in completed
-            ],
-            console,
-        )
+        best_trials(_completed(folder, completed), console)
         _say(console, f"The winner writes:\n{sample.strip()[:300]}\n")
         best = relative(str(folder.best_schedule))
         _say(console, f"best schedule    {best}")
@@ -131,8 +127,14 @@ def _value(completed: FrozenTrial) -> float:
     return completed.value
 
 
-def _best_step(folder: StudyFolder, trial: FrozenTrial) -> int:
-    return int(best_row(folder.trial(trial.number).rows())["step"])
+def _completed(folder: StudyFolder, trials: Sequence[FrozenTrial]) -> list[CompletedTrial]:
+    rows = [folder.trial(trial.number).rows() for trial in trials]
+    rates = [[row["dropout_rate"] for row in mine] for mine in rows]
+    expected = expected_losses(rates, [_value(trial) for trial in trials])
+    return [
+        CompletedTrial(_value(trial), trial.number, describe(trial.user_attrs[SCHEDULE]), best_row(mine)["step"], loss)
+        for trial, mine, loss in zip(trials, rows, expected, strict=True)
+    ]
 
 
 def _ui(uri: str, experiment_id: str) -> str:
