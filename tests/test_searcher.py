@@ -14,6 +14,7 @@ from optuna.trial import TrialState, create_trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from model.regularizer import Regularizer
 from model.schedules import from_dict
 from search_spaces import KNOWN_GOOD, SPACES
 from study.base.names import Key, Outcome
@@ -89,14 +90,15 @@ def test_every_space_makes_schedules_and_knows_good_ones(space: str) -> None:
     for number in range(60):
         trial = study.ask()
         d = SPACES[space](trial)
-        schedule = from_dict(d)
-        kinds.add(schedule.kind)
-        assert 0 <= schedule.rate(0.0) <= 0.5
+        regularizer = Regularizer.from_dict(d)
+        kinds.add(regularizer.schedule.kind)
+        assert 0 <= regularizer.rate(0.0) <= 0.5
         if number < len(KNOWN_GOOD[space]):
             asked = list(KNOWN_GOOD[space].values())[number]
             assert asked.items() <= trial.params.items(), "what is asked must be in the space's ranges and grids"
             assert trial.params.keys() == asked.keys()
-    assert len(kinds) == {"dynamic_dropout": 4, "constant": 1, "controls": 2}[space]
+    numbers = {"dynamic_dropout": 4, "constant": 1, "controls": 2, "curriculum": 3, "structured": 2, "families": 2}
+    assert len(kinds) == numbers[space]
 
 
 def test_controls_run_the_papers_schedules_backwards() -> None:
@@ -111,8 +113,8 @@ def test_known_good_come_first_and_are_protected(journal: Path) -> None:
     configs = [searcher.suggest(f"t{i}") for i in range(7)]
     assert [c["number"] for c in configs] == list(range(7))
     assert [c["protected"] for c in configs] == [True] * 5 + [False] * 2
-    assert configs[0]["spec"].schedule == {"kind": "constant", "rate": 0.0}
-    assert configs[3]["spec"].schedule["decay"] == pytest.approx(math.log(10))
+    assert configs[0]["spec"].regularizer == {"schedule": {"kind": "constant", "rate": 0.0}}
+    assert configs[3]["spec"].regularizer["schedule"]["decay"] == pytest.approx(math.log(10))
 
 
 def test_how_each_end_is_told(journal: Path) -> None:
@@ -174,14 +176,20 @@ def test_a_trial_whose_driver_died_early_gets_the_same_parameters(journal: Path)
     searcher, _ = make(journal)
     configs = [searcher.suggest(f"t{i}") for i in range(5)]
     assert [c["number"] for c in configs] == [0, 1, 2, 3, 4]
-    assert configs[1]["spec"].schedule == {"kind": "constant", "rate": 0.2}
+    assert configs[1]["spec"].regularizer == {"schedule": {"kind": "constant", "rate": 0.2}}
     assert len(states(journal)) == 5
 
 
 def asha_stops(
-    asha: SparingASHA, name: str, step: int, loss: float, protected: bool = False, number: int | None = None
+    asha: SparingASHA,
+    name: str,
+    step: int,
+    loss: float,
+    protected: bool = False,
+    number: int | None = None,
+    group: str = "",
 ) -> bool:
-    config = {"protected": protected, "number": name if number is None else number}
+    config = {"protected": protected, "number": name if number is None else number, "group": group}
     trial: Any = SimpleNamespace(trial_id=name, config=config)
     if name not in asha._trial_info:
         asha.on_trial_add(SimpleNamespace(), trial)
@@ -309,7 +317,8 @@ def test_no_trial_begins_without_room_or_before_the_storage_knows_its_number(jou
 
 def test_listed_runs_are_given_in_order_and_a_lost_one_first() -> None:
     specs = [
-        RunSpec(key=f"run-{i}", title="", name="", schedule={}, training=TRAINING, place=Path(str(i))) for i in range(3)
+        RunSpec(key=f"run-{i}", title="", name="", regularizer={}, training=TRAINING, place=Path(str(i)))
+        for i in range(3)
     ]
     notes = Notes()
     searcher = RunSearcher(ListedRuns(specs), [notes])

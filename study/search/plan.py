@@ -19,6 +19,7 @@ from study.base.sealed_files import copy_of
 from study.base.uris import HIDDEN, absolute, kept, recalled, redacted
 from study.corpus import Corpus, corpus_id, load_corpus
 from study.engine.cluster import Slots, cluster_gpus, share_out, start_ray
+from study.engine.equal_shares import EqualShares
 from study.engine.memory_check import Estimate, advise_on_sharing, check_memory, try_out
 from study.engine.node_checks import check_nodes
 from study.engine.optuna_runs import OUTCOMES, open_optuna_study
@@ -220,7 +221,7 @@ def _new_config(
         name=study,
         space=options.space,
         preset=name,
-        trials=options.trials or PRESETS[name].trials,
+        trials=options.trials or _default_trials(options.space, name),
         sampler=options.sampler,
         scheduler=options.scheduler,
         seed=options.seed,
@@ -231,6 +232,11 @@ def _new_config(
         device="cpu",  # until it is tried out
         training=training,
     )
+
+
+def _default_trials(space: str, preset: str) -> int:
+    shares = EqualShares.of_space(space)
+    return PRESETS[preset].trials if shares is None else shares.trials(PRESETS[preset].trials)
 
 
 def _training(options: SearchOptions, preset: str) -> TrainingConfig:

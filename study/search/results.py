@@ -20,7 +20,7 @@ from study.base.uris import redacted, sqlite_path, sqlite_uri, web_address
 from study.engine.display import best_trials, describe
 from study.engine.session import Session
 from study.records.expected_files import wait_for_all
-from study.records.optuna_study import REASON, SCHEDULE, finished
+from study.records.optuna_study import REASON, finished
 from study.records.study_layout import StudyFolder
 from study.records.trial_table import table
 from study.search.plan import Plan
@@ -66,7 +66,7 @@ def finish(plan: Plan, study: optuna.Study, session: Session) -> int:
     if completed:
         best_trials(
             [
-                (_value(trial), trial.number, describe(trial.user_attrs[SCHEDULE]), _best_step(folder, trial))
+                (_value(trial), trial.number, describe(trial.user_attrs), _best_step(folder, trial))
                 for trial in completed
             ],
             console,

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from model.dropout import set_dropout_rate
 from model.gpt import GPT, GPTConfig, fuse_attention
-from model.schedules import Schedule, from_dict
+from model.regularizer import Regularizer
+from model.schedules import Schedule
 from study.base.errors import DivergenceError, UserError
 from study.corpus import Corpus
 from study.training.config import TrainingConfig
@@ -58,10 +59,13 @@ class Progress:
 class Trainer:
     """One training run. Owns torch's default generators and thread count while it runs: one at a time a process."""
 
-    def __init__(self, config: TrainingConfig, schedule: Schedule, corpus: Corpus, device: str = "cpu") -> None:
+    def __init__(
+        self, config: TrainingConfig, regularizer: Schedule | Regularizer, corpus: Corpus, device: str = "cpu"
+    ) -> None:
         check_fits(config, corpus)
         self.config, self.device = config, torch.device(device)
-        self.schedule = from_dict(schedule.to_dict())  # with a state of its own
+        self.regularizer = Regularizer.from_dict(regularizer.to_dict())  # with a state of its own
+        self.schedule = self.regularizer.schedule
         torch.set_num_threads(config.threads)
         if self.device.type == "cuda":  # on a CPU the same setting would allow other products
             torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
