@@ -5,11 +5,13 @@ from functools import cached_property
 from typing import Any
 
 from study.base.names import Outcome
+from study.base.regularizers import parts_of
 from study.engine.display import describe
 from study.engine.early_stopping import rungs
 from study.report import sentences
 from study.report.curves import Curve, arm_curve, trial_curve
 from study.report.edges import Edge, winner_edges
+from study.report.families import FamilyResult, family_results, importance_within
 from study.report.parameters import Importance, importance
 from study.report.rungs import Rung, rungs_at
 from study.report.source import Source
@@ -57,6 +59,32 @@ class Analysis:
         return None if self.source.study is None else importance(self.source.study)
 
     @cached_property
+    def families(self) -> list[FamilyResult]:
+        """The result of each family; none if the study has one only."""
+        return family_results(self.trials)
+
+    @cached_property
+    def importance_within(self) -> dict[str, Importance | None]:
+        """Optuna's importances among the trials of each family."""
+        study = self.source.study
+        return {} if study is None else importance_within(study, self.source.config.space)
+
+    @property
+    def explanations(self) -> list[Mapping[str, Any]]:
+        """What the controls of the confirmation explain; verdicts of earlier versions have no such entry."""
+        return [] if self.verdict is None else self.verdict.get("explanations", [])
+
+    @property
+    def against_controls(self) -> list[Mapping[str, Any]]:
+        """The difference of each arm from each of its controls, best first, as `compared` has them."""
+        found = [
+            {"arm": f"{entry['arm']} - {control['arm']}", "difference": control["difference"]}
+            for entry in self.explanations
+            for control in entry["controls"]
+        ]
+        return sorted(found, key=lambda entry: entry["difference"]["mean"])
+
+    @cached_property
     def unshared(self) -> list[Trial]:
         """The completed trials that shared no GPU."""
         return unshared(self.trials)
@@ -78,12 +106,13 @@ class Analysis:
         if self.source.confirmation is None:
             if self.winner is None:
                 return []
+            curves = [trial_curve(f"winner, trial {self.winner.number}", self.winner)]
+            if self.families:  # the best of each says more than two known good ones of each
+                best = [result.best for result in self.families if result.best is not None]
+                return curves + [trial_curve(f"best {t.family_kind}", t) for t in best if t is not self.winner]
             known_good = [t for t in self.best_first if t.record.known_good and t is not self.winner]
             named = sorted(known_good, key=lambda t: t.number)
-            return [
-                trial_curve(f"winner, trial {self.winner.number}", self.winner),
-                *(trial_curve(str(t.record.known_good), t) for t in named),
-            ]
+            return curves + [trial_curve(str(t.record.known_good), t) for t in named]
         by_arm: dict[str, list[Mapping[str, Any]]] = {}
         for row in self.source.confirmation.rows:
             if row["outcome"] == Outcome.FAILED:
@@ -107,7 +136,7 @@ class Analysis:
             which = f"{sentences.count(len(failed), 'trial')} failed and have no loss"
             found.append(f"{which}; the first: {sentences.failure_reason(failed[0])}")
         confirmed = self.arms.get(self.verdict["same_as"].get("top-1", "top-1")) if self.verdict else None
-        if confirmed is not None and self.winner is not None and confirmed["schedule"] != self.winner.schedule:
-            now = describe(self.winner.schedule)
+        if confirmed is not None and self.winner is not None and parts_of(confirmed) != self.winner.regularizer:
+            now = describe(self.winner.regularizer)
             found.append(f"The search has found another winner since its confirmation, {now}: confirm it again.")
         return found

@@ -17,6 +17,8 @@ LEAST = 4
 """Completed trials below which an importance would mean nothing."""
 TOP_SHARE = 0.1
 """The share of the trials that Optuna's importance takes as the good ones."""
+FEW_IN_TOP = 5
+"""Optuna calls its importance unstable if the best tenth has fewer trials than this."""
 SLICE_WIDTH, SLICE_HEIGHT = 352.0, 215.0
 
 
@@ -29,8 +31,12 @@ class Importance:
     top: int
 
 
-def importance(study: optuna.Study) -> Importance | None:
-    """Returns the importances, largest first; None if too few trials were completed, or if they do not differ."""
+def importance(study: optuna.Study, without: str | None = None) -> Importance | None:
+    """Returns the importances, largest first; None if too few trials were completed, or if they do not differ.
+
+    Args:
+        without: a parameter to leave out, which is the same in all trials.
+    """
     completed = len(_completed(study))
     if completed < LEAST:
         return None
@@ -42,6 +48,8 @@ def importance(study: optuna.Study) -> Importance | None:
         if not total > 0:
             return None
         found = optuna.importance.get_param_importances(study)
+    if without is not None:
+        found.pop(without, None)
     shares = dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))  # else the order of equals varies
     return Importance(shares=shares, completed=completed, top=max(2, math.ceil(TOP_SHARE * completed)))
 
