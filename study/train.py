@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"corpus {config.corpus} has SHA-256 {corpus.sha256}, the schedule was found on {expected}: "
             "give the same text, or choose with --corpus"
         )
-    check_fits(config, corpus)
+    check_fits(config, corpus, file.regularizer)
     if args.full_evaluation and args.output is None:
         raise UserError("--full-evaluation needs the --output that gets what it measures")
     folder = _folder(args.output, args.resume, file.regularizer, config)
