@@ -17,6 +17,9 @@ from study.report.rungs import Rung, rungs_at
 from study.report.source import Source
 from study.report.trials import Trial, make_trials, ranked, unshared
 
+CONTROLS = ("control-", "gate-", "uniform-")
+"""Beginnings of the names of arms that a figure of all arms has no room for."""
+
 
 class Analysis:
     """The results of a study, computed from `source`."""
@@ -119,7 +122,10 @@ class Analysis:
                 continue  # its curve would shorten the arm's mean
             by_arm.setdefault(str(row["arm"]), []).append(row)
         first = self.source.confirmation.verdict["subject"] or "top-1"
-        names = sorted((name for name in self.arms if name in by_arm), key=lambda name: name != first)
+        controls = {control["arm"] for entry in self.explanations for control in entry["controls"]}
+        left_out = {name for name in controls if name.startswith(CONTROLS)}
+        names = sorted(by_arm.keys() & self.arms.keys() - left_out, key=list(self.arms).index)
+        names.sort(key=lambda name: name != first)
         return [arm_curve(name, by_arm[name]) for name in names]
 
     def notices(self) -> list[str]:

@@ -29,6 +29,22 @@ LINE_STYLES: dict[str, tuple[str, Any]] = {  # by the beginning of the arm's nam
     "val_loss": ("teal", DOTTED),
     "linear": ("teal", SOLID),
     "winner": ("accent", SOLID),
+    "control-": ("orange", DASHED),
+    "gate-": ("purple", DOTTED),
+    "uniform-": ("grey", DOTTED),
+    **{
+        f"{prefix}{family}": style
+        for prefix in ("best ", "family-")
+        for family, style in {
+            "standard": ("orange", SOLID),
+            "standout": ("purple", SOLID),
+            "dropblock": ("teal", SOLID),
+            "batchdropblock": ("teal", DASHED),
+            "probdropblock": ("teal", DOTTED),
+            "mix": ("gold", SOLID),
+            "path": ("grey", SOLID),
+        }.items()
+    },
 }
 SETTLED = 0.35
 """Share of the steps after which losses change little: the axis fits the losses after it."""

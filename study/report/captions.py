@@ -55,13 +55,14 @@ class ReportFigures:
         curves, verdict = self._analysis.curves, self._analysis.verdict
         whose = f"the {curves[0].arm}" if verdict is None else curves[0].arm
         caption = f"Above: the dropout rate of {whose}, over training. Below: validation losses of "
-        caption += (
-            "it and of the best trial of each other family, on the same seed."
-            if verdict is None and self._analysis.families
-            else "it and of the known good schedules, one trial each, on the same seed."
-            if verdict is None
-            else f"all arms, means of {count(max(c.seeds for c in curves), 'seed')}; bands are one standard deviation."
-        )
+        if verdict is not None:
+            all_arms = "all arms, but the controls of families" if self._analysis.explanations else "all arms"
+            seeds = count(max(c.seeds for c in curves), "seed")
+            caption += f"{all_arms}, means of {seeds}; bands are one standard deviation."
+        elif self._analysis.families:
+            caption += "it and of the best trial of each other family, on the same seed."
+        else:
+            caption += "it and of the known good schedules, one trial each, on the same seed."
         caption += " The axis fits the last two thirds of the training: it cuts off the first fall of the losses."
         baseline = None if verdict is None else verdict["baseline"]
         self._add("rates-and-losses", caption, lambda width: arms.draw_rates_and_losses(curves, baseline, width))
@@ -129,8 +130,8 @@ class ReportFigures:
         training = self._analysis.source.config.training
         self._add(
             "depths",
-            f"Dropout rate of each of the {training.n_layer} layers over the training, for the best completed trial of "
-            "each depth but uniform. Layer 1 is next to the input.",
+            "Dropout rate of each layer over the training, for the best completed trial of each depth but uniform. "
+            "Layer 1 is next to the input.",
             lambda width: draw_depths(best, training.n_layer, training.steps, width),
         )
 

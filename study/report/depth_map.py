@@ -1,10 +1,10 @@
 """The figure of a rate over time and depth: a small heat map for each depth but uniform."""
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -44,13 +44,13 @@ def draw_depths(trials: Sequence[Trial], n_layer: int, steps: int, width: float)
     for place, (trial, found) in enumerate(zip(trials, rates, strict=True)):
         panel = drawn.add_subplot(grid[place])
         panel.set_title(f"trial {trial.number}: {describe(trial.regularizer)}")
-        panel.pcolormesh(
-            np.linspace(0, steps, COLUMNS + 1), np.arange(n_layer + 1) + 0.5, found, cmap=_colours(), vmin=0,
-            vmax=largest, edgecolors="face", linewidth=0.4,
-        )  # fmt: skip
+        for layer, blocks in enumerate(found, 1):
+            _draw_layer(panel, layer, blocks / largest, steps)
+        panel.set_xlim(0, steps)
+        panel.set_ylim(0.5, n_layer + 0.5)
         panel.set_ylabel("layer")
         panel.grid(visible=False)
-        panel.yaxis.set_major_locator(MaxNLocator(min(n_layer, 6), integer=True))
+        panel.set_yticks(range(1, n_layer + 1, -(-n_layer // 6)))
         panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if place == len(trials) - 1:
             panel.set_xlabel("step")
@@ -58,8 +58,13 @@ def draw_depths(trials: Sequence[Trial], n_layer: int, steps: int, width: float)
     return drawn
 
 
-def _colours() -> ListedColormap:
-    return ListedColormap([level(1 - i / (LEVELS - 1)) for i in range(LEVELS)])
+def _draw_layer(panel: Axes, layer: int, shares: np.ndarray, steps: int) -> None:
+    """Draws a bar for each run of equal colours: cells side by side would show their edges."""
+    end = 0
+    for place, cells in groupby(round(share * (LEVELS - 1)) for share in shares):
+        begin, end = end, end + len(list(cells))
+        left, right = (edge * steps / len(shares) for edge in (begin, end))
+        panel.broken_barh([(left, right - left)], (layer - 0.5, 1), color=level(1 - place / (LEVELS - 1)), linewidth=0)
 
 
 def _draw_key(axes: Axes, largest: float) -> None:
