@@ -19,6 +19,7 @@ from model.schedules import from_dict
 from search_spaces import KNOWN_GOOD, SPACES
 from study.base.names import Key, Outcome
 from study.engine.early_stopping import InOrder, SparingASHA
+from study.engine.equal_shares import EqualShares, group_of
 from study.engine.optuna_runs import OptunaRuns, ask_known_good_first, open_optuna_study
 from study.engine.run_source import Ending, ListedRuns
 from study.engine.run_spec import RunSpec
@@ -215,6 +216,34 @@ def test_asha_remembers_earlier_trials(journal: Path) -> None:
     knowing.remember(study)
     assert not asha_stops(fresh, "bad", 20, 9.0)
     assert asha_stops(knowing, "bad", 20, 9.0)
+
+
+def test_asha_compares_trials_of_a_group_only(journal: Path) -> None:
+    asha = SparingASHA(steps=100, grace_steps=20)
+    assert not asha_stops(asha, "good", 20, 1.0, group="mix")
+    assert not asha_stops(asha, "slow", 20, 9.0, group="path"), "the first of its group"
+    assert asha_stops(asha, "slower", 20, 9.5, group="path")
+    assert asha_stops(asha, "bad", 20, 1.5, group="mix")
+    assert not asha_stops(asha, "plain", 20, 5.0), "a study without groups has one"
+
+
+def test_asha_remembers_the_groups_of_earlier_trials(journal: Path) -> None:
+    study = open_optuna_study(open_storage(None, journal), "study", "tpe", seed=1)
+    ask_known_good_first(study, "curriculum")
+    source = OptunaRuns(study, "curriculum", TRAINING)
+    searcher = RunSearcher(source, [Notes()])
+    groups = [searcher.suggest(f"t{i}")["group"] for i in range(4)]
+    assert groups == ["curriculum", "anti_curriculum", "switch", "constant"]
+    for i, loss in enumerate((1.0, 2.0, 3.0)):
+        searcher.on_trial_result(f"t{i}", result(20, loss))
+        searcher.on_trial_complete(f"t{i}", result(100, loss))
+    asha = SparingASHA(100, 20)
+    shares = EqualShares.of_space("curriculum")
+    asha.remember(
+        open_optuna_study(open_storage(None, journal), "study", "tpe", seed=1),
+        lambda trial: group_of(shares, trial.params),
+    )
+    assert [asha_stops(asha, f"u-{group}", 20, 2.5, group=group) for group in groups] == [True, True, False, False]
 
 
 def test_asha_judges_a_resumed_trial_by_the_loss_that_it_had_at_its_rung(journal: Path) -> None:

@@ -57,9 +57,10 @@ def explanation(entry: Mapping[str, Any], arms: Mapping[str, Arm]) -> str:
     """Returns what an arm's controls say, from an entry of verdict.json's explanations: a sentence with its figures."""
     said = [f"{THAN[found['claim']]} {found['what']} ({_figures(found['difference'])})" for found in entry["controls"]]
     by = entry["explained_by"]
-    if by is not None:
-        what = "none of these" if by == "none" else by
-        end = f"Its difference from the best constant rate is explained by {what}."
+    if by == "none":
+        end = "None of these explains its difference from the best constant rate."
+    elif by is not None:
+        end = f"Its difference from the best constant rate is explained by {by}."
     elif entry["against_baseline"] == "none":
         end = "No difference from the best constant rate was shown, so there is none to explain."
     else:
