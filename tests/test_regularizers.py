@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from model.families import NANOGPT_SITES
 from model.regularizer import Regularizer
 from study import train
 from study.base.errors import UserError
@@ -37,6 +38,10 @@ WORDS: list[tuple[dict[str, Any], str]] = [
     (
         {"schedule": LINEAR, "family": {"kind": "standard", "sites": ["attention_output", "mlp_output"]}},
         "linear 0 to 0.2, standard at attention_output, mlp_output",
+    ),
+    (
+        {"schedule": LINEAR, "family": {"kind": "standard", "sites": [*NANOGPT_SITES, "mlp_hidden"]}},
+        "linear 0 to 0.2, standard at nanoGPT's four, mlp_hidden",
     ),
     (
         {

@@ -3,13 +3,14 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
+from model.families import NANOGPT_SITES
 from study.base.names import Key, Outcome
 from study.base.output import printable
 from study.base.regularizers import DEPTH, FAMILY, SCHEDULE, parts_of
@@ -35,7 +36,7 @@ def _family(family: Mapping[str, Any]) -> str:
     words = []
     for key, value in family.items():
         if key == "sites":
-            words.append(f"at {', '.join(value)}")
+            words.append(f"at {_sites(value)}")
         elif key == "elsewhere":
             words += ["alone"] if value == "none" else []
         elif key in _SWITCHES:
@@ -43,6 +44,12 @@ def _family(family: Mapping[str, Any]) -> str:
         else:
             words.append(f"{value:.3g}" if isinstance(value, float) else str(value))
     return " ".join(words)
+
+
+def _sites(sites: Sequence[str]) -> str:
+    if set(sites) >= set(NANOGPT_SITES):
+        return ", ".join(["nanoGPT's four", *(site for site in sites if site not in NANOGPT_SITES)])
+    return ", ".join(sites)
 
 
 def _depth(depth: Mapping[str, Any]) -> str:

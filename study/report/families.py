@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import optuna
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from model.families import Standard
 from model.regularizer import Regularizer
@@ -71,18 +72,22 @@ def importance_within(study: optuna.Study, space: str) -> dict[str, Importance |
     if space not in EQUAL_SHARES:
         return {}
     parameter, values = EQUAL_SHARES[space]
+    completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     found = {}
     for value in values:
         alone = optuna.create_study()
-        alone.add_trials(
-            [
-                trial
-                for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-                if trial.params.get(parameter) == value
-            ]
-        )
-        found[value] = importance(alone, without=parameter)
+        alone.add_trials([_without(parameter, t) for t in completed if t.params.get(parameter) == value])
+        found[value] = importance(alone)
     return found
+
+
+def _without(parameter: str, completed: FrozenTrial) -> FrozenTrial:
+    """Returns a trial without a parameter, which is the same in all trials that are compared."""
+    return create_trial(
+        value=completed.value,
+        params={name: value for name, value in completed.params.items() if name != parameter},
+        distributions={name: kind for name, kind in completed.distributions.items() if name != parameter},
+    )
 
 
 def _sites(trial: Trial) -> tuple[str, ...]:

@@ -33,12 +33,8 @@ class Importance:
     top: int
 
 
-def importance(study: optuna.Study, without: str | None = None) -> Importance | None:
-    """Returns the importances, largest first; None if too few trials were completed, or if they do not differ.
-
-    Args:
-        without: a parameter to leave out, which is the same in all trials.
-    """
+def importance(study: optuna.Study) -> Importance | None:
+    """Returns the importances, largest first; None if too few trials were completed, or if they do not differ."""
     completed = len(_completed(study))
     if completed < LEAST:
         return None
@@ -50,8 +46,6 @@ def importance(study: optuna.Study, without: str | None = None) -> Importance | 
         if not total > 0:
             return None
         found = optuna.importance.get_param_importances(study)
-    if without is not None:
-        found.pop(without, None)
     shares = dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))  # else the order of equals varies
     return Importance(shares=shares, completed=completed, top=max(2, math.ceil(TOP_SHARE * completed)))
 
