@@ -1,10 +1,11 @@
-"""Checks of single values: each returns the value, or raises a ValueError that names what was given."""
+"""Checks of single values, and the parser of dicts: each returns a value, or raises a ValueError that names it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, fields
 from itertools import pairwise
 from reprlib import Repr
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 
 class _Short(Repr):
@@ -62,3 +63,94 @@ def check_points(name: str, value: Any) -> tuple[tuple[float, float], ...]:
     if any(left >= right for (left, _), (right, _) in pairwise(points)):
         raise ValueError(f"progress in {name} must rise strictly, got {short(value)}")
     return points
+
+
+def check_bool(name: str, value: Any) -> bool:
+    """Returns a bool."""
+    if isinstance(value, bool):
+        return value
+    raise ValueError(f"{name} must be true or false, got {short(value)}")
+
+
+def check_choice(name: str, value: Any, allowed: Sequence[str]) -> str:
+    """Returns one of the words that are allowed."""
+    if isinstance(value, str) and value in allowed:
+        return value
+    hint = " (YAML takes off and no for false)" if value is False else ""
+    raise ValueError(f"{name} must be {' or '.join(allowed)}, got {short(value)}{hint}")
+
+
+class FromDict:
+    """Base of frozen dataclasses that are a dict in files: `kind` and the parameters, which are their fields.
+
+    A field's metadata may give its `name` in dicts, and `omitted`: to leave it out of dicts at its default.
+
+    Attributes:
+        kind: the name of the subclass.
+        noun: what the subclasses are kinds of.
+        checks: the check of each parameter, by its name in dicts.
+    """
+
+    kind: ClassVar[str]
+    noun: ClassVar[str]
+    checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]]
+
+    def __post_init__(self) -> None:
+        for name, f in parameters(type(self)):
+            checked = self.checks[name](f"{name} of {_a(self.kind)} {self.noun}", getattr(self, f.name))
+            object.__setattr__(self, f.name, checked)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the plain dict from which an equal object can be made; equal objects give equal dicts."""
+        values = {
+            name: getattr(self, f.name)
+            for name, f in parameters(type(self))
+            if not (f.metadata.get("omitted") and getattr(self, f.name) == f.default)
+        }
+        return {"kind": self.kind} | {name: _plain(value) for name, value in values.items()}
+
+
+T = TypeVar("T", bound=FromDict)
+
+
+def parameters(cls: type[FromDict]) -> Iterator[tuple[str, "Field[Any]"]]:
+    """Yields each parameter's name in dicts, and its field."""
+    for f in fields(cls):  # type: ignore[arg-type]  # every kind is a dataclass
+        if f.init:
+            yield f.metadata.get("name", f.name), f
+
+
+def parse(name: str, base: type[T], kinds: Mapping[str, type[T]], d: Any) -> T:
+    """Makes an object from `kind` and its parameters; an object of `base` stays what it is.
+
+    Args:
+        name: what `d` is, for the error line.
+
+    Raises:
+        ValueError: names what was given, if the kind is unknown, a parameter is missing, unknown or out of range.
+    """
+    if isinstance(d, base):
+        return d
+    if not isinstance(d, Mapping):
+        raise ValueError(f"{name} must be a mapping with a kind and its parameters, got {short(d)}")
+    kind = d.get("kind")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ValueError(f"kind of {name} must be one of {', '.join(kinds)}, got {short(kind)}")
+    known = dict(parameters(kinds[kind]))
+    given = {key: value for key, value in d.items() if key != "kind"}
+    if unknown := [key for key in given if key not in known]:
+        takes = ", ".join(known) or "none"
+        raise ValueError(f"{_a(kind)} {base.noun} has no parameter {short(unknown[0])}: it takes {takes}")
+    if missing := [key for key, f in known.items() if f.default is MISSING and key not in given]:
+        raise ValueError(f"{_a(kind)} {base.noun} needs {', '.join(missing)} too, got {short(dict(d))}")
+    return kinds[kind](**{known[key].name: value for key, value in given.items()})
+
+
+def _a(word: str) -> str:
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, FromDict):
+        return value.to_dict()
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value

@@ -1,27 +1,35 @@
 """Dropout schedules: the drop probability as a function of training progress, to and from plain dicts."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from model.checks import check_integer, check_number, check_points, check_rate, short
+from model.checks import FromDict, check_integer, check_number, check_points, check_rate, parse
 
 
-class Schedule:
+class Schedule(FromDict):
     """The drop probability over a training run.
 
     `progress` is the share of the steps done, in [0, 1]. Open-loop schedules are pure functions of it; `val_loss`
     listens to the evaluations too, and its state belongs in the checkpoint.
     """
 
-    kind: ClassVar[str]
-
-    def __post_init__(self) -> None:
-        for attribute, name in _parameters(type(self)):
-            checked = _CHECKS[name](f"{name} of a {self.kind} schedule", getattr(self, attribute))
-            object.__setattr__(self, attribute, checked)
+    noun = "schedule"
+    checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {
+        "rate": check_rate,
+        "initial_rate": check_rate,
+        "final_rate": check_rate,
+        "peak_rate": check_rate,
+        "decay": lambda name, value: check_number(name, value, "above 0", lambda x: x > 0),
+        "cutoff": lambda name, value: check_number(name, value, "in (0, 1]", lambda x: 0 < x <= 1),
+        "factor": lambda name, value: check_number(name, value, "in (0, 1)", lambda x: 0 < x < 1),
+        "min_delta": lambda name, value: check_number(name, value, "of at least 0", lambda x: x >= 0),
+        "patience": lambda name, value: check_integer(name, value, minimum=1),
+        "points": check_points,
+        "of": lambda name, value: _open_loop(name, value),
+    }
 
     def rate(self, progress: float) -> float:
         """Returns the drop probability, in [0, 1), at `progress`."""
@@ -36,11 +44,6 @@ class Schedule:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores a state that `state_dict` returned."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the plain dict from which `from_dict` makes an equal schedule."""
-        values = {name: getattr(self, attribute) for attribute, name in _parameters(type(self))}
-        return {"kind": self.kind} | {name: _PLAIN.get(name, lambda v: v)(v) for name, v in values.items()}
 
 
 @dataclass(frozen=True)
@@ -213,58 +216,19 @@ def from_dict(d: Mapping[str, Any]) -> Schedule:
     Raises:
         ValueError: names what was given, if the kind is unknown, a parameter is missing, unknown or out of range.
     """
-    return _from_dict("a schedule", d)
+    return parse("a schedule", Schedule, KINDS, d)
 
 
-def _from_dict(name: str, d: Any, nested: int = 0) -> Schedule:
-    if isinstance(d, Schedule):
-        return d
-    if not isinstance(d, Mapping):
-        raise ValueError(f"{name} must be a mapping with a kind and its parameters, got {short(d)}")
-    kind = d.get("kind")
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise ValueError(f"kind of {name} must be one of {', '.join(KINDS)}, got {short(kind)}")
-    attributes = {parameter: attribute for attribute, parameter in _parameters(KINDS[kind])}
-    given = {key: value for key, value in d.items() if key != "kind"}
-    if unknown := [key for key in given if key not in attributes]:
-        raise ValueError(f"a {kind} schedule has no parameter {short(unknown[0])}: it takes {', '.join(attributes)}")
-    if missing := [parameter for parameter in attributes if parameter not in given]:
-        raise ValueError(f"a {kind} schedule needs {', '.join(missing)} too, got {short(dict(d))}")
-    if "of" in given:
-        given["of"] = _open_loop("of of a reversed schedule", given["of"], nested + 1)
-    return KINDS[kind](**{attributes[parameter]: value for parameter, value in given.items()})
+MAX_NESTED = 8
 
 
-def _parameters(cls: type[Schedule]) -> Iterator[tuple[str, str]]:
-    """Yields each parameter as (attribute, name in dicts and files)."""
-    for f in fields(cls):  # type: ignore[arg-type]  # every kind is a dataclass
-        if f.init:
-            yield f.name, f.metadata.get("name", f.name)
-
-
-def _open_loop(name: str, value: Any, nested: int = 0) -> Schedule:
-    if nested > 8:
-        raise ValueError(f"{name} is nested more than 8 deep")
-    schedule = _from_dict(name, value, nested)
+def _open_loop(name: str, value: Any) -> Schedule:
+    inner = value
+    for _ in range(MAX_NESTED):
+        inner = inner.get("of") if isinstance(inner, Mapping) else None
+    if inner is not None:
+        raise ValueError(f"{name} is nested more than {MAX_NESTED} deep")
+    schedule = parse(name, Schedule, KINDS, value)
     if isinstance(schedule, ValLoss):
         raise ValueError(f"{name} must be an open-loop schedule, got val_loss: give its recorded rates as piecewise")
     return schedule
-
-
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "rate": check_rate,
-    "initial_rate": check_rate,
-    "final_rate": check_rate,
-    "peak_rate": check_rate,
-    "decay": lambda name, value: check_number(name, value, "above 0", lambda x: x > 0),
-    "cutoff": lambda name, value: check_number(name, value, "in (0, 1]", lambda x: 0 < x <= 1),
-    "factor": lambda name, value: check_number(name, value, "in (0, 1)", lambda x: 0 < x < 1),
-    "min_delta": lambda name, value: check_number(name, value, "of at least 0", lambda x: x >= 0),
-    "patience": lambda name, value: check_integer(name, value, minimum=1),
-    "points": check_points,
-    "of": _open_loop,
-}
-_PLAIN: dict[str, Callable[[Any], Any]] = {
-    "points": lambda points: [list(point) for point in points],
-    "of": lambda schedule: schedule.to_dict(),
-}

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from model.schedules import Schedule
+from model.regularizer import Regularizer
 from study.base import cli
 from study.base.errors import DivergenceError, UserError, exit_status
 from study.base.files import check_output_folder
@@ -50,16 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"corpus {config.corpus} has SHA-256 {corpus.sha256}, the schedule was found on {expected}: "
             "give the same text, or choose with --corpus"
         )
-    check_fits(config, corpus)
+    check_fits(config, corpus, file.regularizer)
     if args.full_evaluation and args.output is None:
         raise UserError("--full-evaluation needs the --output that gets what it measures")
-    folder = _folder(args.output, args.resume, file.schedule, config)
+    folder = _folder(args.output, args.resume, file.regularizer, config)
     if folder is not None:
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--output {folder.path} cannot be made ({error.strerror}): give another folder") from None
-    trainer = Trainer(config, file.schedule, corpus, device)
+    trainer = Trainer(config, file.regularizer, corpus, device)
     print(_what_runs(trainer), file=sys.stderr)
     try:
         _train(trainer, folder, corpus if args.full_evaluation else None)
@@ -134,7 +134,7 @@ def _training_config(file: ScheduleFile, preset: str | None, overrides: dict[str
     return TrainingConfig.from_dict(base | overrides)
 
 
-def _folder(output: Path | None, resume: bool, schedule: Schedule, config: TrainingConfig) -> RunFolder | None:
+def _folder(output: Path | None, resume: bool, regularizer: Regularizer, config: TrainingConfig) -> RunFolder | None:
     if output is None:
         if resume:
             raise UserError("--resume needs the --output of the run that it is to go on with")
@@ -147,7 +147,7 @@ def _folder(output: Path | None, resume: bool, schedule: Schedule, config: Train
         if not folder.config.exists():
             raise UserError(f"--output {output} holds no run to go on with: leave --resume out")
         old = read_schedule_file(folder.config)
-        if (old.schedule, old.training) != (schedule, config):
+        if (old.regularizer, old.training) != (regularizer, config):
             raise UserError(f"--output {output} holds a run with another schedule or config: give the one that it has")
     return folder
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from model.regularizer import Regularizer
 from model.schedules import Constant, Linear, from_dict
 from study import train
 from study.confirm import __main__ as confirm
@@ -22,6 +23,7 @@ from study.training.evaluation import windows
 from study.training.evaluation_rows import Labels
 from study.training.measures import run_measured
 from study.training.measures_file import Measures
+from study.training.regularized import parts
 from study.training.run_folder import RunFolder
 from study.training.schedule_file import ScheduleFile
 from study.training.trainer import Trainer
@@ -131,6 +133,35 @@ def test_the_papers_schedule_is_found_among_the_runs(judged: Path) -> None:
         "the validation-loss schedule is the best",
     ]
     assert "linear-0-to-0.33" in {arm["arm"] for arm in found["arms"]}
+
+
+def test_a_run_of_a_family_is_explained_by_standard_dropout_at_its_sites(trained: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for seed in SEEDS:
+        for name in ("constant-0.2", "none"):
+            shutil.copytree(trained / f"{name}-{seed}", runs / f"{name}-{seed}")
+    families = {
+        "blocks": {"kind": "dropblock", "block": 4, "elsewhere": "none"},
+        "control": {"kind": "standard", "sites": ["mlp_output", "attention_output"]},
+    }
+    for name, family in families.items():
+        file = tmp_path / f"{name}.yaml"
+        regularizer = Regularizer.from_dict({"schedule": SCHEDULES["constant-0.2"], "family": family})
+        ScheduleFile(**parts(regularizer)).write(file)
+        for seed in SEEDS:
+            arguments = ["--schedule", str(file), "--preset", "smoke", "--steps", "30", "--seed", str(seed)]
+            assert train.main([*arguments, "--output", str(runs / f"{name}-{seed}")]) == 0
+    assert confirm.main(["--runs", str(runs), "--output", str(tmp_path / "out")]) == 0
+    found = verdict(tmp_path / "out")
+    blocks, control = "constant-0.2-dropblock-4-alone", "constant-0.2-standard-at-attention_output-mlp_output"
+    assert [arm["arm"] for arm in found["arms"][2:]] == [blocks, control]
+    assert found["subject"] in (blocks, control), "a constant rate of another family is a candidate"
+    (entry,) = [entry for entry in found["explanations"] if entry["arm"] == blocks]
+    (against,) = entry["controls"]
+    losses = {(run["arm"], run["seed"]): run["best_val_loss"] for run in read_results(tmp_path / "out").runs}
+    differences = [losses[blocks, seed] - losses[control, seed] for seed in SEEDS]
+    assert (against["arm"], against["what"]) == (control, "standard dropout at the same sites")
+    assert against["difference"]["mean"] == pytest.approx(sum(differences) / len(SEEDS))
 
 
 def test_runs_without_full_evaluation_are_measured_afterwards(trained: Path, tmp_path: Path) -> None:

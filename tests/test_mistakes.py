@@ -72,7 +72,7 @@ SCHEDULES = {
         SCHEDULE.replace("rate: 0.1", "rate: 0.1, rate: 0.5"),
         "line 2, is not YAML: the key 'rate' stands",
     ),
-    "newer format": (SCHEDULE.replace("/1", "/2"), "newer"),
+    "newer format": (SCHEDULE.replace("/1", "/3"), "newer"),
     "other format": (SCHEDULE.replace("dynamic", "static"), "static"),
     "unknown key": (SCHEDULE + "more: 1\n", "more"),
     "no training config": (SCHEDULE, "--preset"),

@@ -29,7 +29,7 @@ LINEAR = "schedule: {kind: linear, initial_rate: 0.3, final_rate: 0.0}\n"
 SMOKE = yaml.safe_dump({"training": vars(PRESETS["smoke"].training)})
 KEYS = [
     "study", "trial", "kind", "schedule", "step", "progress", "dropout_rate", "train_loss", "val_loss",
-    "best_val_loss", "learning_rate", "tokens_per_second", "train_seconds", "outcome", "seed",
+    "best_val_loss", "learning_rate", "tokens_per_second", "train_seconds", "outcome", "seed", "family", "depth",
 ]  # fmt: skip
 
 
@@ -97,7 +97,7 @@ MALFORMED: dict[str, bytes | str] = {
     "format must be .*None": LINEAR,
     "format must be .*dynamic-dropout-schedule/one": "format: dynamic-dropout-schedule/one\n" + LINEAR,
     "format must be .*dynamic-dropout-schedule/0": "format: dynamic-dropout-schedule/0\n" + LINEAR,
-    "newer": "format: dynamic-dropout-schedule/2\n" + LINEAR,
+    "newer": "format: dynamic-dropout-schedule/3\n" + LINEAR,
     "9999.*newer": "format: dynamic-dropout-schedule/" + "9" * 5000 + "\n" + LINEAR,
     "unknown key 'schedules'": HEAD + LINEAR + "schedules: []\n",
     "unknown key 3": HEAD + LINEAR + "3: []\n",

@@ -14,10 +14,12 @@ from optuna.trial import TrialState, create_trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from model.regularizer import Regularizer
 from model.schedules import from_dict
 from search_spaces import KNOWN_GOOD, SPACES
 from study.base.names import Key, Outcome
 from study.engine.early_stopping import InOrder, SparingASHA
+from study.engine.equal_shares import EqualShares, group_of
 from study.engine.optuna_runs import OptunaRuns, ask_known_good_first, open_optuna_study
 from study.engine.run_source import Ending, ListedRuns
 from study.engine.run_spec import RunSpec
@@ -89,14 +91,15 @@ def test_every_space_makes_schedules_and_knows_good_ones(space: str) -> None:
     for number in range(60):
         trial = study.ask()
         d = SPACES[space](trial)
-        schedule = from_dict(d)
-        kinds.add(schedule.kind)
-        assert 0 <= schedule.rate(0.0) <= 0.5
+        regularizer = Regularizer.from_dict(d)
+        kinds.add(regularizer.schedule.kind)
+        assert 0 <= regularizer.rate(0.0) <= 0.5
         if number < len(KNOWN_GOOD[space]):
             asked = list(KNOWN_GOOD[space].values())[number]
             assert asked.items() <= trial.params.items(), "what is asked must be in the space's ranges and grids"
             assert trial.params.keys() == asked.keys()
-    assert len(kinds) == {"dynamic_dropout": 4, "constant": 1, "controls": 2}[space]
+    numbers = {"dynamic_dropout": 4, "constant": 1, "controls": 2, "curriculum": 3, "structured": 2, "families": 2}
+    assert len(kinds) == numbers[space]
 
 
 def test_controls_run_the_papers_schedules_backwards() -> None:
@@ -111,8 +114,8 @@ def test_known_good_come_first_and_are_protected(journal: Path) -> None:
     configs = [searcher.suggest(f"t{i}") for i in range(7)]
     assert [c["number"] for c in configs] == list(range(7))
     assert [c["protected"] for c in configs] == [True] * 5 + [False] * 2
-    assert configs[0]["spec"].schedule == {"kind": "constant", "rate": 0.0}
-    assert configs[3]["spec"].schedule["decay"] == pytest.approx(math.log(10))
+    assert configs[0]["spec"].regularizer == {"schedule": {"kind": "constant", "rate": 0.0}}
+    assert configs[3]["spec"].regularizer["schedule"]["decay"] == pytest.approx(math.log(10))
 
 
 def test_how_each_end_is_told(journal: Path) -> None:
@@ -174,14 +177,20 @@ def test_a_trial_whose_driver_died_early_gets_the_same_parameters(journal: Path)
     searcher, _ = make(journal)
     configs = [searcher.suggest(f"t{i}") for i in range(5)]
     assert [c["number"] for c in configs] == [0, 1, 2, 3, 4]
-    assert configs[1]["spec"].schedule == {"kind": "constant", "rate": 0.2}
+    assert configs[1]["spec"].regularizer == {"schedule": {"kind": "constant", "rate": 0.2}}
     assert len(states(journal)) == 5
 
 
 def asha_stops(
-    asha: SparingASHA, name: str, step: int, loss: float, protected: bool = False, number: int | None = None
+    asha: SparingASHA,
+    name: str,
+    step: int,
+    loss: float,
+    protected: bool = False,
+    number: int | None = None,
+    group: str = "",
 ) -> bool:
-    config = {"protected": protected, "number": name if number is None else number}
+    config = {"protected": protected, "number": name if number is None else number, "group": group}
     trial: Any = SimpleNamespace(trial_id=name, config=config)
     if name not in asha._trial_info:
         asha.on_trial_add(SimpleNamespace(), trial)
@@ -207,6 +216,34 @@ def test_asha_remembers_earlier_trials(journal: Path) -> None:
     knowing.remember(study)
     assert not asha_stops(fresh, "bad", 20, 9.0)
     assert asha_stops(knowing, "bad", 20, 9.0)
+
+
+def test_asha_compares_trials_of_a_group_only(journal: Path) -> None:
+    asha = SparingASHA(steps=100, grace_steps=20)
+    assert not asha_stops(asha, "good", 20, 1.0, group="mix")
+    assert not asha_stops(asha, "slow", 20, 9.0, group="path"), "the first of its group"
+    assert asha_stops(asha, "slower", 20, 9.5, group="path")
+    assert asha_stops(asha, "bad", 20, 1.5, group="mix")
+    assert not asha_stops(asha, "plain", 20, 5.0), "a study without groups has one"
+
+
+def test_asha_remembers_the_groups_of_earlier_trials(journal: Path) -> None:
+    study = open_optuna_study(open_storage(None, journal), "study", "tpe", seed=1)
+    ask_known_good_first(study, "curriculum")
+    source = OptunaRuns(study, "curriculum", TRAINING)
+    searcher = RunSearcher(source, [Notes()])
+    groups = [searcher.suggest(f"t{i}")["group"] for i in range(4)]
+    assert groups == ["curriculum", "anti_curriculum", "switch", "constant"]
+    for i, loss in enumerate((1.0, 2.0, 3.0)):
+        searcher.on_trial_result(f"t{i}", result(20, loss))
+        searcher.on_trial_complete(f"t{i}", result(100, loss))
+    asha = SparingASHA(100, 20)
+    shares = EqualShares.of_space("curriculum")
+    asha.remember(
+        open_optuna_study(open_storage(None, journal), "study", "tpe", seed=1),
+        lambda trial: group_of(shares, trial.params),
+    )
+    assert [asha_stops(asha, f"u-{group}", 20, 2.5, group=group) for group in groups] == [True, True, False, False]
 
 
 def test_asha_judges_a_resumed_trial_by_the_loss_that_it_had_at_its_rung(journal: Path) -> None:
@@ -309,7 +346,8 @@ def test_no_trial_begins_without_room_or_before_the_storage_knows_its_number(jou
 
 def test_listed_runs_are_given_in_order_and_a_lost_one_first() -> None:
     specs = [
-        RunSpec(key=f"run-{i}", title="", name="", schedule={}, training=TRAINING, place=Path(str(i))) for i in range(3)
+        RunSpec(key=f"run-{i}", title="", name="", regularizer={}, training=TRAINING, place=Path(str(i)))
+        for i in range(3)
     ]
     notes = Notes()
     searcher = RunSearcher(ListedRuns(specs), [notes])

@@ -1,14 +1,16 @@
 """The arms of a confirmation: a study's best schedules, and controls that show which part of a schedule helps."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from model.paper import PAPER
+from model.regularizer import Regularizer
 from model.schedules import Constant, Linear, Piecewise, Reversed, Schedule, ValLoss, from_dict
 from study.base.names import METRIC, Outcome
 from study.base.ranking import best_first
+from study.base.regularizers import parts_of, parts_of_row
+from study.training.regularized import Regularized, parts
 
 BASELINE = "best-constant"
 NO_DROPOUT = "no-dropout"
@@ -23,27 +25,30 @@ RATE_DIGITS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arm:
-    """One of the compared schedules, with its name and its purpose in a few words."""
+class Arm(Regularized):
+    """One of the compared regularizers, with its name and its purpose in a few words."""
 
     name: str
     meaning: str
-    schedule: Schedule
+
+    @property
+    def is_constant_rate(self) -> bool:
+        """Whether it is a constant rate of standard dropout, as the baseline is."""
+        return is_constant_rate(self.regularizer)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompletedTrial:
-    """A completed trial of a study, with its schedule and its recorded rates as (progress, rate)."""
+class CompletedTrial(Regularized):
+    """A completed trial of a study, with its regularizer and its recorded rates as (progress, rate)."""
 
     trial: int
-    schedule: Schedule
     rates: tuple[tuple[float, float], ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the trial as plain values."""
         return {
             "trial": self.trial,
-            "schedule": self.schedule.to_dict(),
+            **self.regularizer.to_dict(),
             "rates": [list(point) for point in self.rates],
         }
 
@@ -51,51 +56,71 @@ class CompletedTrial:
     def from_dict(cls, d: Mapping[str, Any]) -> "CompletedTrial":
         """Makes a trial from plain values."""
         rates = tuple((float(progress), float(rate)) for progress, rate in d["rates"])
-        return cls(trial=int(d["trial"]), schedule=from_dict(d["schedule"]), rates=rates)
+        return cls(trial=int(d["trial"]), **parts(Regularizer.from_dict(parts_of(d))), rates=rates)
 
 
-def best_of_study(rows: Iterable[Mapping[str, Any]], top: int) -> list[CompletedTrial]:
-    """Returns the best completed trials with distinct schedules, best first, from the rows of a trials.parquet."""
+def best_of_study(rows: Iterable[Mapping[str, Any]], top: int | None = None) -> list[CompletedTrial]:
+    """Returns the best completed trials with distinct regularizers, best first, from the rows of a trials.parquet.
+
+    Raises ValueError if a regularizer in them is none.
+    """
     by_trial: dict[int, list[Mapping[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: row["step"]):
         by_trial.setdefault(row["trial"], []).append(row)
     completed = [trial for trial in by_trial if by_trial[trial][-1]["outcome"] == Outcome.COMPLETED]
-    distinct: dict[Schedule, CompletedTrial] = {}
+    distinct: dict[Regularizer, CompletedTrial] = {}
     for trial in best_first(completed, loss=lambda trial: by_trial[trial][-1][METRIC], number=lambda trial: trial):
-        schedule = from_dict(json.loads(by_trial[trial][0]["schedule"]))
+        regularizer = Regularizer.from_dict(parts_of_row(by_trial[trial][0]))
         rates = tuple((row["progress"], row["dropout_rate"]) for row in by_trial[trial])
-        distinct.setdefault(canonical(schedule), CompletedTrial(trial=trial, schedule=schedule, rates=rates))
+        found = CompletedTrial(trial=trial, **parts(regularizer), rates=rates)
+        distinct.setdefault(canonical_regularizer(regularizer), found)
     return list(distinct.values())[:top]
 
 
-def arms(top: Sequence[CompletedTrial], best_rate: float, steps: int) -> tuple[list[Arm], dict[str, str]]:
-    """Returns the arms, the baseline first, and the names left out, each with the arm that has the same schedule.
+def arms(
+    top: Sequence[CompletedTrial], best_rate: float, steps: int, more: Sequence[Arm] = ()
+) -> tuple[list[Arm], dict[str, str]]:
+    """Returns the arms, the baseline first, and the names left out, each with the arm that has the same regularizer.
 
     Args:
         best_rate: the constant rate that won the sweep.
         steps: the length of a run; a mean rate is the mean over these steps.
+        more: the arms of a study of several families, which takes them instead of the paper's schedules.
     """
     winner = top[0]
+    mean, backwards = Constant(mean_rate(winner, steps)), Reversed(open_loop(winner))
     wanted = [
         Arm(name=BASELINE, meaning="best constant rate by its own sweep", schedule=Constant(best_rate)),
         Arm(name=NO_DROPOUT, meaning="no dropout", schedule=Constant(0.0)),
         *(
-            Arm(name=f"top-{i}", meaning=f"the study's number {i}, trial {found.trial}", schedule=found.schedule)
+            Arm(
+                name=f"top-{i}",
+                meaning=f"the study's number {i}, trial {found.trial}",
+                **parts(found.regularizer),
+            )
             for i, found in enumerate(top, 1)
         ),
-        Arm(name=MEAN, meaning="constant at the winner's mean rate", schedule=Constant(mean_rate(winner, steps))),
-        Arm(name=REVERSED, meaning="the winner backwards in time", schedule=Reversed(open_loop(winner))),
+        *more,
+        Arm(
+            name=MEAN,
+            meaning="constant at the winner's mean rate",
+            **parts(replace(winner.regularizer, schedule=mean)),
+        ),
+        Arm(
+            name=REVERSED,
+            meaning="the winner backwards in time",
+            **parts(replace(winner.regularizer, schedule=backwards)),
+        ),
         *(
             Arm(name=PAPER_PREFIX + name, meaning=f"the paper's {name} schedule", schedule=from_dict(schedule))
             for name, schedule in PAPER.items()
+            if not more
         ),
     ]
-    first: dict[Schedule, str] = {}
-    for arm in wanted:
-        first.setdefault(canonical(arm.schedule), arm.name)
-    kept = [arm for arm in wanted if first[canonical(arm.schedule)] == arm.name]
-    same_as = {arm.name: first[canonical(arm.schedule)] for arm in wanted if first[canonical(arm.schedule)] != arm.name}
-    return kept, same_as
+    first: dict[Regularizer, str] = {}
+    names = {arm.name: first.setdefault(canonical_regularizer(arm.regularizer), arm.name) for arm in wanted}
+    kept = [arm for arm in wanted if names[arm.name] == arm.name]
+    return kept, {name: same for name, same in names.items() if name != same}
 
 
 def mean_rate(found: CompletedTrial, steps: int) -> float:
@@ -112,6 +137,18 @@ def open_loop(found: CompletedTrial) -> Schedule:
 def is_constant(schedule: Schedule) -> bool:
     """Whether a schedule never changes its rate."""
     return isinstance(canonical(schedule), Constant)
+
+
+def is_constant_rate(regularizer: Regularizer) -> bool:
+    """Whether a regularizer is a constant rate of standard dropout at nanoGPT's sites, the same in all layers."""
+    simple = canonical_regularizer(regularizer)
+    return simple.is_plain and isinstance(simple.schedule, Constant)
+
+
+def canonical_regularizer(regularizer: Regularizer) -> Regularizer:
+    """Returns the simplest regularizer that drops the same; at rate 0 no family drops anything."""
+    schedule = canonical(regularizer.schedule)
+    return Regularizer(schedule) if schedule == Constant(0.0) else replace(regularizer, schedule=schedule)
 
 
 def canonical(schedule: Schedule) -> Schedule:

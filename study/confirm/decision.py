@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from study.confirm.arms import Arm, is_constant
+from study.confirm.arms import Arm
 from study.confirm.statistics import Difference, holm, paired_difference, seeds_needed
 
 ALPHA = 0.05
@@ -83,28 +83,29 @@ def decide(
             claim="unknown", baseline=reference, subject=None, arms=0, comparison=None, test=None, needed=None
         )
     comparison = comparisons[subject.name]
-    claim = _claim(comparison)
+    claimed = claim(comparison)
     return Verdict(
-        claim=claim,
+        claim=claimed,
         baseline=reference,
         subject=subject,
         arms=len(comparisons),
         comparison=comparison,
         test=(on_test or {}).get(subject.name),
-        needed=seeds_needed(comparison.difference, ALPHA / len(comparisons)) if claim == "none" else None,
+        needed=seeds_needed(comparison.difference, ALPHA / len(comparisons)) if claimed == "none" else None,
     )
 
 
 def _subject(arms: Sequence[Arm], comparisons: Mapping[str, Comparison]) -> Arm | None:
     compared = [arm for arm in arms if arm.name in comparisons]
-    candidates = [arm for arm in compared if not is_constant(arm.schedule)] or compared
+    candidates = [arm for arm in compared if not arm.is_constant_rate] or compared
     most = max((comparisons[arm.name].difference.n for arm in candidates), default=0)
     # An arm with failed runs is no schedule to choose.
     candidates = [arm for arm in candidates if comparisons[arm.name].difference.n == most]
     return min(candidates, key=lambda arm: comparisons[arm.name].difference.mean, default=None)
 
 
-def _claim(comparison: Comparison) -> str:
+def claim(comparison: Comparison) -> str:
+    """Returns what a comparison shows: better, worse, none (no difference shown), or unknown (no test possible)."""
     if comparison.p_holm is None:
         return "unknown"
     if comparison.p_holm >= ALPHA:

@@ -14,9 +14,11 @@ from rich.console import Console
 from rich.progress import track
 
 from model.paper import PAPER
-from model.schedules import Constant, Schedule, from_dict
+from model.regularizer import Regularizer
+from model.schedules import Constant, from_dict
 from study.base.errors import UserError, first_line
-from study.confirm.arms import BASELINE, NO_DROPOUT, PAPER_PREFIX, Arm, canonical, is_constant
+from study.base.regularizers import parts_of
+from study.confirm.arms import BASELINE, NO_DROPOUT, PAPER_PREFIX, Arm, canonical_regularizer, is_constant_rate
 from study.confirm.options import RunsOptions
 from study.confirm.results import Results, Row, best_rate, run_rows, with_times
 from study.confirm.show import show_verdict
@@ -26,9 +28,10 @@ from study.corpus import Corpus, load_corpus
 from study.engine.display import describe
 from study.training.config import TrainingConfig
 from study.training.evaluation import windows
-from study.training.evaluation_rows import SCHEMA, best_row
+from study.training.evaluation_rows import best_row, parse_rows
 from study.training.measures import measure_best
 from study.training.measures_file import Measures
+from study.training.regularized import Regularized, parts
 from study.training.run_folder import RunFolder
 from study.training.schedule_file import read_schedule_file
 from study.training.trainer import Trainer
@@ -38,14 +41,28 @@ MAY_DIFFER = ("seed", "threads", "corpus")
 differs between machines."""
 
 
-@dataclass(kw_only=True)
-class Run:
+@dataclass(frozen=True, kw_only=True)
+class Run(Regularized):
     """A run, read from its folder."""
 
     folder: RunFolder
-    schedule: Schedule
     training: TrainingConfig
     measures: Measures
+
+    @property
+    def simple(self) -> Regularizer:
+        """The simplest regularizer that drops the same."""
+        return canonical_regularizer(self.regularizer)
+
+    @property
+    def is_constant_rate(self) -> bool:
+        """Whether it may be the baseline."""
+        return is_constant_rate(self.regularizer)
+
+    @property
+    def words(self) -> str:
+        """Its regularizer in words."""
+        return describe(self.regularizer.to_dict())
 
     @property
     def completed(self) -> bool:
@@ -64,19 +81,19 @@ def judge_runs(paths: Sequence[Path], options: RunsOptions, console: Console) ->
     _check_output(output)
     runs = [_read(path) for path in _folders(paths)]
     _check_alike(runs, options.corpus)
-    seeds = {run.training.seed for run in runs if not is_constant(run.schedule)} or {r.training.seed for r in runs}
+    seeds = {run.training.seed for run in runs if not run.is_constant_rate} or {r.training.seed for r in runs}
     sweep = [run for run in runs if run.training.seed not in seeds]
     compared = [run for run in runs if run.training.seed in seeds]
     rate, warnings = _choose_baseline(compared, sweep)
     sha256 = _measure([run for run in compared if run.completed], options, console)
     arms = _arms(compared, rate)
-    names = {canonical(arm.schedule): arm.name for arm in arms}
-    found = [_rows(run, names[canonical(run.schedule)]) for run in compared]
+    names = {canonical_regularizer(arm.regularizer): arm.name for arm in arms}
+    found = [_rows(run, names[run.simple]) for run in compared]
     results = with_times(
         Results(
             evaluations=[row for _, evaluations in found for row in evaluations],
             runs=[row for row, _ in found],
-            sweep=[_rows(run, f"sweep-{canonical(run.schedule).rate(0):g}")[0] for run in sweep],
+            sweep=[_rows(run, f"sweep-{run.simple.rate(0):g}")[0] for run in sweep],
         ),
         BASELINE,
     )
@@ -109,8 +126,8 @@ def _earlier(output: Path, arms: Sequence[Arm], seeds: Set[int]) -> dict[str, An
     before = read_verdict(output)
     if before is None:
         return None
-    then = {json.dumps(arm["schedule"]) for arm in before["arms"]}
-    now = {json.dumps(arm.schedule.to_dict()) for arm in arms}
+    then = {json.dumps(parts_of(arm)) for arm in before["arms"]}
+    now = {json.dumps(arm.regularizer.to_dict()) for arm in arms}
     return before if then == now and seeds >= set(before["seeds"]) else None
 
 
@@ -131,11 +148,11 @@ def _read(path: Path) -> Run:
         raise UserError(f"--runs {path}: its config.yaml has no training config, so it is not study.train's")
     try:  # a trial's damaged line is skipped, because the trial trains again; these runs do not
         lines = folder.metrics.read_bytes().splitlines() if folder.metrics.exists() else []
-        if any(json.loads(line).keys() != set(SCHEMA.names) for line in lines):
+        if None in parse_rows(lines):
             raise ValueError("not only evaluations")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"--runs {path}: {folder.metrics.name} is damaged ({error})") from None
-    return Run(folder=folder, schedule=file.schedule, training=file.training, measures=Measures.read(path))
+    return Run(folder=folder, **parts(file.regularizer), training=file.training, measures=Measures.read(path))
 
 
 def _check_output(output: Path) -> None:
@@ -148,7 +165,7 @@ def _check_output(output: Path) -> None:
 
 def _check_alike(runs: Sequence[Run], corpus: str | None) -> None:
     """Raises UserError if the runs cannot be compared."""
-    first, seen = runs[0], dict[tuple[Schedule, int], Path]()
+    first, seen = runs[0], dict[tuple[Regularizer, int], Path]()
     for run in runs:
         a, b = asdict(first.training), asdict(run.training)
         for name in a:
@@ -157,10 +174,10 @@ def _check_alike(runs: Sequence[Run], corpus: str | None) -> None:
                     f"--runs {first.folder.path} and {run.folder.path} differ in {name} ({a[name]} and {b[name]}): "
                     "only schedule and seed may differ"
                 )
-        key = canonical(run.schedule), run.training.seed
+        key = run.simple, run.training.seed
         if key in seen:
             raise UserError(
-                f"--runs {seen[key]} and {run.folder.path} are both {describe(run.schedule.to_dict())} with seed "
+                f"--runs {seen[key]} and {run.folder.path} are both {run.words} with seed "
                 f"{run.training.seed}: leave one out"
             )
         seen[key] = run.folder.path
@@ -177,17 +194,17 @@ def _check_alike(runs: Sequence[Run], corpus: str | None) -> None:
 
 def _choose_baseline(compared: Sequence[Run], sweep: Sequence[Run]) -> tuple[float, list[str]]:
     """Returns the best constant rate, and warnings about its choice. Raises UserError."""
-    constants = [run for run in compared if is_constant(run.schedule)]
+    constants = [run for run in compared if run.is_constant_rate]
     if not constants:
         raise UserError("--runs has no run with a constant rate to compare schedules with: train one")
     rate = best_rate(_rows(run, "")[0] for run in sweep or constants)
     if rate is None:
         raise UserError("--runs has no completed run with a constant rate: complete one")
-    if all(canonical(run.schedule) != Constant(rate) for run in constants):
+    if all(run.simple.schedule != Constant(rate) for run in constants):
         raise UserError(
             f"--runs has the best constant rate, {rate:g}, with other seeds only: train it with the schedules' seeds"
         )
-    if sweep or len({canonical(run.schedule) for run in constants}) == 1:
+    if sweep or len({run.simple for run in constants}) == 1:
         return rate, []
     return rate, [
         "the compared runs also chose the best constant rate, which favours it a little: train constant rates with "
@@ -217,7 +234,7 @@ def _measure(runs: Sequence[Run], options: RunsOptions, console: Console) -> str
 
 def _measure_run(run: Run, corpus: Corpus, device: str, speed: bool) -> None:
     threads = torch.get_num_threads()
-    trainer = Trainer(replace(run.training, compile=False, threads=threads), Constant(0.0), corpus, device)
+    trainer = Trainer(replace(run.training, compile=False, threads=threads), run.regularizer, corpus, device)
     try:
         measure_best(run.measures, run.folder, trainer, corpus)
     except (OSError, RuntimeError) as error:  # no weights; weights of another shape
@@ -232,17 +249,16 @@ def _measure_run(run: Run, corpus: Corpus, device: str, speed: bool) -> None:
 
 def _arms(runs: Sequence[Run], rate: float) -> list[Arm]:
     """Returns the arms of the runs: the baseline first, then no dropout, then by name."""
-    paper = {canonical(from_dict(schedule)): name for name, schedule in PAPER.items()}
-    arms: dict[Schedule, Arm] = {}
+    paper = {canonical_regularizer(Regularizer(from_dict(d))): name for name, d in PAPER.items()}
+    arms: dict[Regularizer, Arm] = {}
     names: Counter[str] = Counter()
-    for run in sorted(runs, key=lambda run: describe(run.schedule.to_dict())):
-        simple = canonical(run.schedule)
+    for run in sorted(runs, key=lambda run: run.words):
+        simple, words = run.simple, run.words
         if simple in arms:
             continue
-        words = describe(run.schedule.to_dict())
-        if simple == Constant(rate):
+        if simple == Regularizer(Constant(rate)):
             name, meaning = BASELINE, "best constant rate"
-        elif simple == Constant(0.0):
+        elif simple == Regularizer(Constant(0.0)):
             name, meaning = NO_DROPOUT, "no dropout"
         elif simple in paper:
             name, meaning = PAPER_PREFIX + paper[simple], f"the paper's {paper[simple]} schedule"
@@ -250,9 +266,9 @@ def _arms(runs: Sequence[Run], rate: float) -> list[Arm]:
             name, meaning = re.sub(r"[^a-z0-9._-]+", "-", words.lower()).strip("-"), words
         names[name] += 1
         name += f"-{names[name]}" if names[name] > 1 else ""  # two descriptions may give one name
-        arms[simple] = Arm(name=name, meaning=meaning, schedule=run.schedule)
+        arms[simple] = Arm(name=name, meaning=meaning, **parts(run.regularizer))
     return sorted(arms.values(), key=lambda arm: (arm.name != BASELINE, arm.name != NO_DROPOUT))
 
 
 def _rows(run: Run, arm: str) -> tuple[Row, list[Row]]:
-    return run_rows(run.folder, run.measures, arm=arm, seed=run.training.seed, schedule=run.schedule)
+    return run_rows(run.folder, run.measures, arm=arm, seed=run.training.seed, regularizer=run.regularizer)

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
-from model.schedules import Constant, Schedule
+from model.schedules import Constant
 from study.base.cli import flag
 from study.base.errors import UserError
 from study.base.names import ARM, SEED
 from study.base.sealed_files import copy_of, read_kept, write_kept
-from study.confirm.arms import SWEEP_RATES, Arm, CompletedTrial, best_of_study
+from study.confirm.arms import SWEEP_RATES, Arm, CompletedTrial, arms, best_of_study
+from study.confirm.controls import best_of_families, family_arms
 from study.confirm.options import MOST_SEEDS, ConfirmOptions
 from study.engine.run_spec import RunSpec
 from study.records.downloads import download_files
@@ -25,7 +25,9 @@ from study.records.storage import Storage
 from study.records.study_layout import StudyConfig, StudyFolder
 from study.records.uploads import UploadQueue
 from study.training.config import TrainingConfig
+from study.training.evaluation_rows import read_parquet
 from study.training.measures_file import FILE
+from study.training.regularized import Regularized, parts
 from study.training.run_folder import RunFolder
 
 RUN_FILES = frozenset({"metrics.jsonl", FILE})
@@ -35,12 +37,11 @@ SWEEP_OFFSET = MOST_SEEDS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class Run(Regularized):
     """One training run of a confirmation."""
 
     arm: str
     seed: int
-    schedule: Schedule
     folder: RunFolder
 
     @property
@@ -54,7 +55,7 @@ class Run:
             key=self.name,
             title=self.name,
             name=f"{self.arm}-seed-{self.seed}",
-            schedule=self.schedule.to_dict(),
+            regularizer=self.regularizer.to_dict(),
             training=replace(training, seed=self.seed),
             place=self.folder.path.relative_to(root),
             tags={ARM: self.arm, SEED: str(self.seed)},
@@ -68,6 +69,7 @@ class ConfirmationConfig:
 
     Attributes:
         top: how many of the study's best were asked for, and `found`: those that there are.
+        families: the best of each family, if the study has more than schedules of standard dropout.
         seeds: of each arm; more of them continue a confirmation.
         tracking_uri: where MLflow was last; hidden if it holds a password.
         packed: whether runs have shared a GPU, so that their times mean nothing.
@@ -84,12 +86,18 @@ class ConfirmationConfig:
     tracking_uri: str | None
     packed: bool
     training: TrainingConfig
+    families: tuple[CompletedTrial, ...] = ()
 
     def to_yaml(self) -> str:
         """Returns the text of its file."""
         d = {f.name: getattr(self, f.name) for f in fields(self)}
-        d |= {"found": [found.to_dict() for found in self.found], "training": asdict(self.training)}
+        d |= {name: [found.to_dict() for found in getattr(self, name)] for name in _TRIALS}
+        d |= {"training": asdict(self.training)}
         return yaml.safe_dump(d, sort_keys=False, width=120)
+
+
+_TRIALS = ("found", "families")
+"""The fields of a ConfirmationConfig that hold trials; confirmations of earlier versions lack the second."""
 
 
 class ConfirmationFolder:
@@ -134,8 +142,8 @@ class ConfirmationFolder:
             return None
         try:
             d: dict[str, Any] = yaml.safe_load(read_kept(self.config))
-            found = tuple(CompletedTrial.from_dict(item) for item in d["found"])
-            return ConfirmationConfig(**d | {"found": found, "training": TrainingConfig.from_dict(d["training"])})
+            d |= {name: tuple(map(CompletedTrial.from_dict, d.get(name, ()))) for name in _TRIALS}
+            return ConfirmationConfig(**d | {"training": TrainingConfig.from_dict(d["training"])})
         except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.config} is damaged ({error}): remove its folder to begin anew") from None
 
@@ -169,8 +177,8 @@ def fetch_runs(storage: Storage, folder: ConfirmationFolder) -> None:
         storage.fetch_all(path for path in storage.list(folder.path) if path.name in RUN_FILES)
 
 
-def read_study(folder: StudyFolder, top: int) -> tuple[StudyConfig, list[CompletedTrial]]:
-    """Returns a study's config and its best trials. Raises UserError if it has no completed one."""
+def read_study(folder: StudyFolder) -> tuple[StudyConfig, list[CompletedTrial]]:
+    """Returns a study's config and its completed trials, best first. Raises UserError if it has no completed one."""
     name = folder.path.name
     if not folder.config.exists():
         raise UserError(f"there is no study in {folder.path}: see --study and --storage")
@@ -178,10 +186,9 @@ def read_study(folder: StudyFolder, top: int) -> tuple[StudyConfig, list[Complet
     if not folder.table.exists():
         raise UserError(f"study {name} has no {folder.table.name} yet: let it end, if need be with --resume")
     try:
-        rows = pq.read_table(folder.table).to_pylist()
-    except (OSError, pa.ArrowException) as error:
+        best = best_of_study(read_parquet(folder.table))
+    except (OSError, pa.ArrowException, ValueError) as error:  # ValueError: a regularizer in it
         raise UserError(f"{folder.table} is damaged ({error}): study.search --resume writes it again") from None
-    best = best_of_study(rows, top)
     if not best:
         raise UserError(f"study {name} has no completed trial: there is nothing to confirm")
     return config, best
@@ -208,7 +215,7 @@ def make_config(
                     "or move that folder away to begin anew"
                 )
         return replace(old, seeds=given.get("seeds", old.seeds), packed=old.packed or options.trials_per_gpu > 1)
-    config, found = read_study(study, options.top)
+    config, best = read_study(study)
     if not os.access(study.path, os.W_OK):
         raise UserError(f"{study.path} cannot be written: see --storage")
     return ConfirmationConfig(
@@ -218,11 +225,17 @@ def make_config(
         top=options.top,
         seeds=options.seeds,
         sweep_seeds=options.sweep_seeds,
-        found=tuple(found),
+        found=tuple(best[: options.top]),
+        families=tuple(best_of_families(best)),
         tracking_uri=config.tracking_uri,
         packed=options.trials_per_gpu > 1,
         training=config.training,
     )
+
+
+def chosen_arms(config: ConfirmationConfig, best_rate: float) -> tuple[list[Arm], dict[str, str]]:
+    """Returns the arms of a confirmation and those that are the same: see `arms`."""
+    return arms(config.found, best_rate, config.training.steps, family_arms(config.families))
 
 
 def sweep_runs(config: ConfirmationConfig, folder: ConfirmationFolder) -> list[Run]:
@@ -239,7 +252,7 @@ def arm_runs(config: ConfirmationConfig, folder: ConfirmationFolder, arms: Seque
     """Returns the runs of the arms, seed after seed, so that a confirmation that is stopped has whole seeds."""
     seeds = [_seed(config, i) for i in range(config.seeds)]
     return [
-        Run(arm=arm.name, seed=seed, schedule=arm.schedule, folder=folder.run(arm.name, seed))
+        Run(arm=arm.name, seed=seed, **parts(arm.regularizer), folder=folder.run(arm.name, seed))
         for seed in seeds
         for arm in arms
     ]

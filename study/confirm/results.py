@@ -11,8 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.schedules import Schedule
+from model.regularizer import Regularizer
 from study.base.files import atomic_path
+from study.base.regularizers import as_columns
 from study.training.evaluation_rows import SCHEMA, best_row
 from study.training.measures_file import Measures
 from study.training.run_folder import RunFolder
@@ -41,6 +42,8 @@ RUNS = pa.schema(
         ("reason", pa.string()),
         *((name, pa.int64() if name == "best_step" else pa.float64()) for name in NUMBERS),
         ("run_id", pa.string()),
+        ("family", pa.string()),  # JSON
+        ("depth", pa.string()),  # JSON
     ]
 )
 Row = dict[str, Any]
@@ -91,7 +94,7 @@ def run_rows(
     *,
     arm: str,
     seed: int,
-    schedule: Schedule,
+    regularizer: Regularizer,
     study: str | None = None,
     reason: str | None = None,
     run_id: str | None = None,
@@ -105,9 +108,9 @@ def run_rows(
         row | {"study": study, "outcome": outcome, "arm": arm, "full_val_loss": full.get(row["step"])}
         for row in evaluations
     ]
-    d = schedule.to_dict()
     run: Row = dict.fromkeys(RUNS.names) | {
-        "arm": arm, "seed": seed, "kind": d["kind"], "schedule": json.dumps(d), "outcome": outcome, "run_id": run_id,
+        "arm": arm, "seed": seed, "kind": regularizer.schedule.kind, **as_columns(regularizer.to_dict()),
+        "outcome": outcome, "run_id": run_id,
     }  # fmt: skip
     if not completed:
         return run | {"reason": reason or "it has not reached its end"}, rows

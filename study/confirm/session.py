@@ -12,13 +12,14 @@ from study.base.names import PARENT_RUN, Outcome, Role
 from study.base.provenance import facts
 from study.base.sealed_files import copy_of
 from study.base.uris import kept
-from study.confirm.arms import BASELINE, Arm, arms
+from study.confirm.arms import BASELINE, Arm
 from study.confirm.options import ConfirmOptions
 from study.confirm.plan import (
     ConfirmationConfig,
     ConfirmationFolder,
     Run,
     arm_runs,
+    chosen_arms,
     fetch_runs,
     sweep_runs,
 )
@@ -118,7 +119,7 @@ class _Confirmation:
             reason = first_line(next(iter(self._session.recorder.reasons.values()), "unknown"))
             print(f"error: no run of the constant rate's sweep was completed: {reason}", file=sys.stderr)
             return 1
-        chosen, same_as = arms(config.found, rate, config.training.steps)
+        chosen, same_as = chosen_arms(config, rate)
         runs = arm_runs(config, folder, chosen)
         if not self._train("arms", runs):
             return 130
@@ -166,7 +167,7 @@ class _Confirmation:
             Measures.read(run.folder.path),
             arm=run.arm,
             seed=run.seed,
-            schedule=run.schedule,
+            regularizer=run.regularizer,
             study=self._config.study,
             reason=self._session.recorder.reasons.get(run.name),
             run_id=self._session.writer.runs.get(run.name),
@@ -201,7 +202,7 @@ class _Confirmation:
         config, machines = self._config, self._session.plan.machines
         slots = machines.slots
         lacking = sum(not is_complete(run.folder) for run in sweep)
-        chosen, _ = arms(config.found, 0.2, config.training.steps)  # whichever rate it will be, there are as many
+        chosen, _ = chosen_arms(config, 0.2)  # whichever rate it will be, there are as many
         lacking += sum(not is_complete(run.folder) for run in arm_runs(config, self._folder, chosen))
         seconds = machines.estimate.seconds * (1 + MEASURING_SHARE) * -(-lacking // slots.count)
         where = f"{slots.count} at once on {'GPUs' if slots.gpus else 'CPU cores'}"

@@ -15,7 +15,7 @@ def show_verdict(verdict: Mapping[str, Any], console: Console) -> None:
     """Prints the content of verdict.json."""
     console.print(_arms(verdict))
     for name, other in verdict["same_as"].items():
-        _print(console, f"{name} is the same schedule as {other}")
+        _print(console, f"{name} drops the same as {other}")
     for warning in verdict["warnings"]:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
     if steered := [arm["arm"] for arm in verdict["arms"] if arm["schedule"]["kind"] == "val_loss"]:
@@ -27,6 +27,8 @@ def show_verdict(verdict: Mapping[str, Any], console: Console) -> None:
         _print(console, f"published best validation losses, comparable to full_val_loss: {values}")
     console.print()
     _print(console, verdict["verdict"], style="bold")
+    for entry in verdict.get("explanations", ()):  # earlier versions had none
+        _print(console, f"{entry['arm']}: {entry['sentence']}")
     if verdict["paper"]["claims"]:
         console.print()
         console.print(_paper(verdict))
@@ -46,7 +48,7 @@ def _arms(verdict: Mapping[str, Any]) -> Table:
         difference = arm["difference"]
         table.add_row(
             arm["arm"],
-            describe(arm["schedule"]),
+            describe(arm),
             _mean_sd(arm["best_val_loss"], ".4f"),
             _mean(arm["best_step"], ",.0f"),
             _mean(arm["final_val_loss"], ".3f"),

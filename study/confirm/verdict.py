@@ -9,12 +9,13 @@ from model.schedules import from_dict
 from study.base.errors import first_line
 from study.base.names import METRIC
 from study.confirm.arms import Arm
+from study.confirm.controls import explain
 from study.confirm.decision import ALPHA, Comparison, compare, decide
 from study.confirm.paper import paper_table
 from study.confirm.results import NUMBERS, Results, Row, best_rate, by_seed
 from study.confirm.statistics import summary
 from study.confirm.verdict_file import FORMAT
-from study.confirm.wording import in_words
+from study.confirm.wording import added, explanation, in_words
 from study.corpus import SHAKESPEARE_CHAR_SHA256
 
 PUBLISHED = {"nanoGPT's README": 1.4697, "AI-Scientist's nanoGPT template, mean of 5 seeds (SD 0.0027)": 1.4655}
@@ -47,12 +48,17 @@ def judge(
     on_test = compare({arm.name: by_seed(results.runs, arm.name, "test_loss") for arm in arms}, baseline)
     verdict = decide(arms, comparisons, baseline, on_test)
     words = in_words(verdict)
+    explanations = [
+        entry | {"sentence": explanation(entry, {arm.name: arm for arm in arms})}
+        for entry in explain(arms, losses, comparisons)
+    ]
+    more = added(verdict, explanations)
     looks = sorted({*before["looks"], len(before["seeds"])} - {len(seeds)}) if before else []
     published = corpus_sha256 == SHAKESPEARE_CHAR_SHA256 and whole
     return {
         "format": FORMAT,
-        "verdict": words.sentence,
-        "headline": words.headline,
+        "verdict": words.sentence + more,
+        "headline": words.headline + more,
         "figures": words.figures,
         "claim": verdict.claim,
         "subject": verdict.subject.name if verdict.subject else None,
@@ -64,6 +70,7 @@ def judge(
         "looks": looks,
         "arms": [_arm(arm, results.runs, comparisons, on_test) for arm in arms],
         "same_as": dict(same_as),
+        "explanations": explanations,
         "sweep": _sweep(results.sweep),
         "paper": paper_table(arms, results.runs, baseline, same_as),
         "published": PUBLISHED if published else None,
@@ -80,7 +87,7 @@ def _arm(
     return {
         "arm": arm.name,
         "is": arm.meaning,
-        "schedule": arm.schedule.to_dict(),
+        **arm.regularizer.to_dict(),
         "n": len(completed),
         "failed": len(mine) - len(completed),
         **{name: asdict(value) if value else None for name, value in summaries.items()},

@@ -1,12 +1,22 @@
 """The sentence that a verdict is told in. Only this module turns a verdict into words, and no code reads them back."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from model.schedules import ValLoss
 from study.confirm.arms import Arm
 from study.confirm.decision import Comparison, Verdict
 from study.confirm.statistics import POWER, Difference
 from study.engine.display import describe
+
+THAN = {
+    "better": "better than",
+    "worse": "worse than",
+    "none": "no better than",
+    "unknown": "not comparable, by a test, with",
+}
+"""The words for the claim of a comparison."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +51,40 @@ def in_words(verdict: Verdict) -> Wording:
         figures=f"{figures}{needed}.",
         sentence=f"{said} ({figures}){needed}.{_on_test(verdict)}",
     )
+
+
+def explanation(entry: Mapping[str, Any], arms: Mapping[str, Arm]) -> str:
+    """Returns what an arm's controls say, from an entry of verdict.json's explanations: a sentence with its figures."""
+    said = [f"{THAN[found['claim']]} {found['what']} ({_figures(found['difference'])})" for found in entry["controls"]]
+    by = entry["explained_by"]
+    if by == "none":
+        end = "None of these explains its difference from the best constant rate."
+    elif by is not None:
+        end = f"Its difference from the best constant rate is explained by {by}."
+    elif entry["against_baseline"] == "none":
+        end = "No difference from the best constant rate was shown, so there is none to explain."
+    else:
+        end = "No test says what explains a difference from the best constant rate."
+    return f"{_name(arms[entry['arm']])} is {'; '.join(said)}. {end}"
+
+
+def added(verdict: Verdict, explanations: Sequence[Mapping[str, Any]]) -> str:
+    """Returns what the controls add to the verdict on its subject; nothing if none of them was trained."""
+    subject = verdict.subject.name if verdict.subject else None
+    said = [
+        f"{THAN[found['claim']]} {found['what']}"
+        for entry in explanations
+        if entry["arm"] == subject
+        for found in entry["controls"]
+    ]
+    return f" It is {', and '.join(said)}." if said else ""
+
+
+def _figures(difference: Mapping[str, Any]) -> str:
+    if difference["low"] is None or difference["p_holm"] is None:
+        return f"{difference['mean']:+.4f}, no test"
+    interval = f"{difference['low']:+.4f} to {difference['high']:+.4f}"
+    return f"{difference['mean']:+.4f}, 95 % interval {interval}, Holm p = {_p(difference['p_holm'])}"
 
 
 def _claim(verdict: Verdict) -> str:
@@ -112,7 +156,7 @@ def _direction(difference: Difference) -> str:
 
 
 def _name(arm: Arm) -> str:
-    return describe(arm.schedule.to_dict())
+    return describe(arm.regularizer.to_dict())
 
 
 def _p(p: float) -> str:

@@ -11,17 +11,59 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
+from model.families import NANOGPT_SITES
 from study.base.names import Key, Outcome
 from study.base.output import printable
+from study.base.regularizers import DEPTH, FAMILY, SCHEDULE, parts_of
 from study.engine.run_source import Ending
 from study.engine.run_spec import RunSpec
 
 
-def describe(schedule: Mapping[str, Any]) -> str:
-    """Returns a schedule in a few words: linear 0.31 to 0, constant 0.2, ..."""
+def describe(record: Mapping[str, Any]) -> str:
+    """Returns a regularizer in a few words: linear 0 to 0.2, probdropblock 4, annealed until 0.68.
+
+    Args:
+        record: has a regularizer's parts, and perhaps more keys; or is a schedule's dict. Defaults are not named.
+    """
+    if SCHEDULE not in record:
+        return _schedule(record)
+    parts = parts_of(record)
+    words = [_schedule(parts[SCHEDULE]), _family(parts.get(FAMILY, {})), _depth(parts.get(DEPTH, {}))]
+    return ", ".join(word for word in words if word)
+
+
+def _family(family: Mapping[str, Any]) -> str:
+    """Returns a family in words: probdropblock 4, standout 1 learned alone. No words are for the default."""
+    words = []
+    for key, value in family.items():
+        if key == "sites":
+            words.append(f"at {_sites(value)}")
+        elif key == "elsewhere":
+            words += ["alone"] if value == "none" else []
+        elif key in _SWITCHES:
+            words += [word] if (word := _SWITCHES[key][bool(value)]) else []
+        else:
+            words.append(f"{value:.3g}" if isinstance(value, float) else str(value))
+    return " ".join(words)
+
+
+def _sites(sites: Sequence[str]) -> str:
+    if set(sites) >= set(NANOGPT_SITES):
+        return ", ".join(["nanoGPT's four", *(site for site in sites if site not in NANOGPT_SITES)])
+    return ", ".join(sites)
+
+
+def _depth(depth: Mapping[str, Any]) -> str:
+    """Returns a depth in words: annealed until 0.68, rising over depth. No words are for the default."""
+    if "until" in depth:
+        return f"{depth['kind']} until {depth['until']:.3g}"
+    return f"{depth['kind']} over depth" if depth else ""
+
+
+def _schedule(schedule: Mapping[str, Any]) -> str:
     kind, rest = schedule["kind"], {key: value for key, value in schedule.items() if key != "kind"}
     if kind == "reversed":
-        return f"reversed {describe(rest['of'])}"
+        return f"reversed {_schedule(rest['of'])}"
     words = [kind]
     if "initial_rate" in rest:
         words.append(f"{rest.pop('initial_rate'):.3g} to {rest.pop('final_rate'):.3g}")
@@ -29,6 +71,15 @@ def describe(schedule: Mapping[str, Any]) -> str:
         words.append(f"{rest.pop('rate'):.3g}")
     details = ", ".join(f"{key} {value:.3g}" for key, value in rest.items() if isinstance(value, int | float) and value)
     return " ".join(words) + (f" ({details})" if details else "")
+
+
+_SWITCHES = {
+    "learned": ("", "learned"),
+    "calibrated": ("uncalibrated", ""),
+    "sampled": ("without sampling", ""),
+    "over_time": ("by element", ""),
+}
+"""Parameters of families that are true or false, and the words for each."""
 
 
 class Display:
@@ -88,7 +139,7 @@ class Display:
             Outcome.STOPPED_EARLY: f"stopped early at step {step}",
             Outcome.FAILED: f"failed: {ending.reason}",
         }[ending.outcome]
-        self._print(f"{spec.title:{self._width}s} {describe(spec.schedule):<44s} {loss:22s} {words}")
+        self._print(f"{spec.title:{self._width}s} {describe(spec.regularizer):<44s} {loss:22s} {words}")
         self._refresh()
 
     def _print(self, line: str) -> None:

@@ -4,6 +4,7 @@ import math
 import warnings
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -12,12 +13,14 @@ from optuna.trial import TrialState
 
 from search_spaces import KNOWN_GOOD, SPACES
 from study.base.names import METRIC, TRIALS_PER_GPU, Key
+from study.base.regularizers import SCHEDULE, as_regularizer, family_kind, parts_of
+from study.engine.equal_shares import EqualShares, group_of
 from study.engine.recorder import Recorder
 from study.engine.run_source import Ending, RunSource, Signal
 from study.engine.run_spec import RunSpec
 from study.engine.sampler import make_sampler
 from study.engine.worker_messages import DIVERGED
-from study.records.optuna_study import KNOWN, REASON, SCHEDULE, STATES, finished, unfinished
+from study.records.optuna_study import KNOWN, REASON, STATES, finished, unfinished
 from study.records.study_layout import trial_place
 from study.records.uploads import UploadQueue
 from study.training.config import TrainingConfig
@@ -67,6 +70,7 @@ class OptunaRuns(RunSource):
     ) -> None:
         self._study, self._space, self._training = study, space, training
         self._left, self._uploads, self._trials_per_gpu = trials, uploads, trials_per_gpu
+        self._shares = EqualShares.of_space(space)
         self._asked: tuple[optuna.Trial, int] | None = None  # not given yet
         self._again = deque(unfinished(study))
         self._seen: dict[int, Mapping[str, Any]] = {}
@@ -84,7 +88,8 @@ class OptunaRuns(RunSource):
         self._asked = None
         self._left -= 1
         self._trials[trial.number] = trial
-        return trial_spec(self._training, trial.number, trial.user_attrs)
+        group = group_of(self._shares, trial.params)
+        return replace(trial_spec(self._training, trial.number, trial.user_attrs), group=group)
 
     def give_back(self, spec: RunSpec) -> None:
         """See RunSource."""
@@ -110,11 +115,15 @@ class OptunaRuns(RunSource):
 
     def _ask(self) -> optuna.Trial:
         known = self._again.popleft() if self._again else None
+        if known is None and self._shares is not None:
+            self._shares.enqueue_next(self._study)
         trial = self._study.ask() if known is None else optuna.Trial(self._study, known._trial_id)
         if known is not None and (past := known.intermediate_values):
             self._seen[trial.number] = {"step": max(past), METRIC: past[max(past)]}
         if SCHEDULE not in trial.user_attrs:  # a new one, or its driver died before it kept this: the same parameters
-            trial.set_user_attr(SCHEDULE, SPACES[self._space](trial))
+            suggested = as_regularizer(SPACES[self._space](trial))
+            for name in sorted(suggested, key=lambda name: name == SCHEDULE):  # with the schedule all is there
+                trial.set_user_attr(name, suggested[name])
         if self._trials_per_gpu > trial.user_attrs.get(TRIALS_PER_GPU, 1):
             trial.set_user_attr(TRIALS_PER_GPU, self._trials_per_gpu)
         return trial
@@ -122,12 +131,13 @@ class OptunaRuns(RunSource):
 
 def trial_spec(training: TrainingConfig, number: int, attributes: Mapping[str, Any]) -> RunSpec:
     """Returns a trial as a run, from the user attributes of Optuna's trial."""
-    schedule, known_good = attributes[SCHEDULE], attributes.get(KNOWN)
+    regularizer, known_good = parts_of(attributes), attributes.get(KNOWN)
+    family = family_kind(regularizer)
     return RunSpec(
         key=number,
         title=f"trial {number}",
-        name=f"trial-{number}-{schedule['kind']}",
-        schedule=schedule,
+        name=f"trial-{number}-{regularizer[SCHEDULE]['kind'] if family == 'standard' else family}",
+        regularizer=regularizer,
         training=training,
         place=trial_place(number),
         tags={"known_good": known_good} if known_good else {},

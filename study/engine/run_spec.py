@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from study.base.names import Key
+from study.base.regularizers import parts_of
 from study.training.config import TrainingConfig
 
 
@@ -16,25 +17,28 @@ class RunSpec:
     Attributes:
         key: the trial's number, or the name of a confirmation's run.
         title: what a person calls the run.
+        regularizer: as a plain dict; it is not checked before a worker trains with it.
         name: the run's name in MLflow, and `tags`: its tags there.
         place: where in the study's folder the run's folder is.
         protected: whether early stopping spares the run.
+        group: early stopping compares the run with those of its group only.
         full_evaluation: whether the run is measured as a confirmation wants it.
     """
 
     key: Key
     title: str
     name: str
-    schedule: Mapping[str, Any]
+    regularizer: Mapping[str, Any]
     training: TrainingConfig
     place: Path
     tags: Mapping[str, str] = field(default_factory=dict)
     protected: bool = False
+    group: str = ""
     full_evaluation: bool = False
 
     def params(self) -> dict[str, Any]:
-        """Returns the run's params in MLflow."""
-        return flat({"schedule": self.schedule, "training": asdict(self.training)})
+        """Returns the run's params in MLflow: `family.*` and `depth.*` only where they are not the defaults."""
+        return flat(parts_of(self.regularizer) | {"training": asdict(self.training)})
 
 
 def flat(d: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -100,7 +100,7 @@ class RunSearcher(Searcher):
         self._last.setdefault(spec.key, self._source.seen(spec.key))
         for listener in self._listeners:
             listener.run_started(spec)
-        return {"number": spec.key, "protected": spec.protected, "spec": spec}
+        return {"number": spec.key, "protected": spec.protected, "group": spec.group, "spec": spec}
 
     def _take(self, spec: RunSpec, result: Mapping[str, Any]) -> None:
         last = self._last[spec.key]

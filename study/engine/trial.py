@@ -14,7 +14,7 @@ import torch
 from ray import tune
 from ray.tune.trainable.function_trainable import wrap_function
 
-from model.schedules import from_dict
+from model.regularizer import Regularizer
 from study.base.errors import DivergenceError, disk_error
 from study.engine.device_health import device_works, free_memory
 from study.engine.run_spec import RunSpec
@@ -45,7 +45,7 @@ class Job:
     def results(self, spec: RunSpec, folder: RunFolder) -> Generator[dict[str, Any]]:
         """Trains a run, from where it stands, and yields each evaluation, with what was measured at it."""
         corpus = self.corpus.open()
-        trainer = Trainer(spec.training, from_dict(spec.schedule), corpus, self.device)
+        trainer = Trainer(spec.training, Regularizer.from_dict(spec.regularizer), corpus, self.device)
         labels = Labels(study=self.study, trial=spec.key if isinstance(spec.key, int) else None)
         if spec.full_evaluation:
             for progress, measured in run_measured(folder, trainer, corpus, labels):

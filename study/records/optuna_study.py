@@ -17,8 +17,8 @@ STATES = {
     Outcome.STOPPED_EARLY: TrialState.PRUNED,
     Outcome.FAILED: TrialState.FAIL,
 }
-SCHEDULE, KNOWN = "schedule", "known_good"
-"""User attributes of an Optuna trial, beside REASON: its schedule's dict, and the name of a known good schedule."""
+KNOWN = "known_good"
+"""A user attribute of an Optuna trial, beside REASON and the parts of its regularizer: a known good one's name."""
 
 
 def open_storage(

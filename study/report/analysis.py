@@ -5,17 +5,22 @@ from functools import cached_property
 from typing import Any
 
 from study.base.names import Outcome
+from study.base.regularizers import parts_of
 from study.engine.display import describe
 from study.engine.early_stopping import rungs
 from study.report import sentences
 from study.report.curves import Curve, arm_curve, trial_curve
 from study.report.edges import Edge, winner_edges
-from study.report.fresh_seed import expected_losses
+from study.report.families import FamilyResult, family_results, importance_within
+from study.report.fresh_seed import expected_losses, kin
 from study.report.parameters import Importance, importance
 from study.report.rungs import Rung, rungs_at
 from study.report.source import Source
 from study.report.stopping_price import StoppingPrice, stopping_prices, thinned
 from study.report.trials import Trial, make_trials, ranked, unshared
+
+CONTROLS = ("control-", "gate-", "uniform-")
+"""Beginnings of the names of arms that a figure of all arms has no room for."""
 
 
 class Analysis:
@@ -41,7 +46,9 @@ class Analysis:
     @cached_property
     def expected(self) -> dict[int, float]:
         """The loss of each completed trial that a fresh seed would most likely give; nothing for too few trials."""
-        found = expected_losses([t.dropout_rates for t in self.best_first], [t.best_val_loss for t in self.best_first])
+        rates = [t.dropout_rates for t in self.best_first]
+        groups = [kin(t.regularizer) for t in self.best_first]
+        found = expected_losses(rates, [t.best_val_loss for t in self.best_first], groups)
         return {t.number: loss for t, loss in zip(self.best_first, found, strict=True) if loss is not None}
 
     @cached_property
@@ -70,6 +77,32 @@ class Analysis:
         return None if self.source.study is None else importance(self.source.study)
 
     @cached_property
+    def families(self) -> list[FamilyResult]:
+        """The result of each family; none if the study has one only."""
+        return family_results(self.trials)
+
+    @cached_property
+    def importance_within(self) -> dict[str, Importance | None]:
+        """Optuna's importances among the trials of each family."""
+        study = self.source.study
+        return {} if study is None else importance_within(study, self.source.config.space)
+
+    @property
+    def explanations(self) -> list[Mapping[str, Any]]:
+        """What the controls of the confirmation explain; verdicts of earlier versions have no such entry."""
+        return [] if self.verdict is None else self.verdict.get("explanations", [])
+
+    @property
+    def against_controls(self) -> list[Mapping[str, Any]]:
+        """The difference of each arm from each of its controls, best first, as `compared` has them."""
+        found = [
+            {"arm": f"{entry['arm']} - {control['arm']}", "difference": control["difference"]}
+            for entry in self.explanations
+            for control in entry["controls"]
+        ]
+        return sorted(found, key=lambda entry: entry["difference"]["mean"])
+
+    @cached_property
     def unshared(self) -> list[Trial]:
         """The completed trials that shared no GPU."""
         return unshared(self.trials)
@@ -91,19 +124,23 @@ class Analysis:
         if self.source.confirmation is None:
             if self.winner is None:
                 return []
+            curves = [trial_curve(f"winner, trial {self.winner.number}", self.winner)]
+            if self.families:  # the best of each says more than two known good ones of each
+                best = [result.best for result in self.families if result.best is not None]
+                return curves + [trial_curve(f"best {t.family_kind}", t) for t in best if t is not self.winner]
             known_good = [t for t in self.best_first if t.record.known_good and t is not self.winner]
             named = sorted(known_good, key=lambda t: t.number)
-            return [
-                trial_curve(f"winner, trial {self.winner.number}", self.winner),
-                *(trial_curve(str(t.record.known_good), t) for t in named),
-            ]
+            return curves + [trial_curve(str(t.record.known_good), t) for t in named]
         by_arm: dict[str, list[Mapping[str, Any]]] = {}
         for row in self.source.confirmation.rows:
             if row["outcome"] == Outcome.FAILED:
                 continue  # its curve would shorten the arm's mean
             by_arm.setdefault(str(row["arm"]), []).append(row)
         first = self.source.confirmation.verdict["subject"] or "top-1"
-        names = sorted((name for name in self.arms if name in by_arm), key=lambda name: name != first)
+        controls = {control["arm"] for entry in self.explanations for control in entry["controls"]}
+        left_out = {name for name in controls if name.startswith(CONTROLS)}
+        names = sorted(by_arm.keys() & self.arms.keys() - left_out, key=list(self.arms).index)
+        names.sort(key=lambda name: name != first)
         return [arm_curve(name, by_arm[name]) for name in names]
 
     def notices(self) -> list[str]:
@@ -120,7 +157,7 @@ class Analysis:
             which = f"{sentences.count(len(failed), 'trial')} failed and have no loss"
             found.append(f"{which}; the first: {sentences.failure_reason(failed[0])}")
         confirmed = self.arms.get(self.verdict["same_as"].get("top-1", "top-1")) if self.verdict else None
-        if confirmed is not None and self.winner is not None and confirmed["schedule"] != self.winner.schedule:
-            now = describe(self.winner.schedule)
+        if confirmed is not None and self.winner is not None and parts_of(confirmed) != self.winner.regularizer:
+            now = describe(self.winner.regularizer)
             found.append(f"The search has found another winner since its confirmation, {now}: confirm it again.")
         return found

@@ -29,6 +29,22 @@ LINE_STYLES: dict[str, tuple[str, Any]] = {  # by the beginning of the arm's nam
     "val_loss": ("teal", DOTTED),
     "linear": ("teal", SOLID),
     "winner": ("accent", SOLID),
+    "control-": ("orange", DASHED),
+    "gate-": ("purple", DOTTED),
+    "uniform-": ("grey", DOTTED),
+    **{
+        f"{prefix}{family}": style
+        for prefix in ("best ", "family-")
+        for family, style in {
+            "standard": ("orange", SOLID),
+            "standout": ("purple", SOLID),
+            "dropblock": ("teal", SOLID),
+            "batchdropblock": ("teal", DASHED),
+            "probdropblock": ("teal", DOTTED),
+            "mix": ("gold", SOLID),
+            "path": ("grey", SOLID),
+        }.items()
+    },
 }
 SETTLED = 0.35
 """Share of the steps after which losses change little: the axis fits the losses after it."""
@@ -45,7 +61,7 @@ def draw_rates_and_losses(curves: Sequence[Curve], baseline: str | None, width: 
     drawn = figure(width, 420 + 19 * lines if narrow else 520)
     rates, losses = drawn.subplots(2, 1, sharex=True, height_ratios=[1, 3])
     winner, steps = curves[0], max(c.steps[-1] for c in curves)
-    steered = winner.schedule["kind"] == "val_loss"  # the rate changes at evaluations only
+    steered = winner.regularizer["schedule"]["kind"] == "val_loss"  # the rate changes at evaluations only
     rates.plot(
         winner.steps, winner.dropout_rates, color=colour("accent"), linewidth=2.6,
         drawstyle="steps-post" if steered else "default",
@@ -56,7 +72,7 @@ def draw_rates_and_losses(curves: Sequence[Curve], baseline: str | None, width: 
     )  # fmt: skip
     rates.set_ylim(0, max(0.05, *winner.dropout_rates) * 1.15)
     rates.set_ylabel("dropout rate")
-    rates.set_title(describe(winner.schedule), color=colour("accent"))
+    rates.set_title(describe(winner.regularizer), color=colour("accent"))
     styles = {curve.arm: ("accent", SOLID) if curve is winner else _line_style(curve.arm) for curve in curves}
     for curve in reversed(curves):
         shade, dashes = styles[curve.arm]

@@ -1,18 +1,17 @@
 """The figures of a report, each with a caption that explains it and gives its numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
 from study.report import arms, figures, parameters
 from study.report.analysis import Analysis
+from study.report.depth_map import draw_depths
+from study.report.families import best_of_depths
 from study.report.sentences import count, duration, joined, trial_in_words
 from study.report.style import Drawing, both_widths
 from study.report.trials import Trial, best_so_far, pareto_front
-
-FEW_IN_TOP = 5
-"""Optuna calls its importance unstable if the best tenth has fewer trials than this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +34,10 @@ class ReportFigures:
             self._add_comparison()
         if any(t.steps for t in analysis.trials):
             self._add_search()
+        if analysis.families:
+            self._add_families()
+        if depths := best_of_depths(analysis.trials):
+            self._add_depths(depths)
         self._add_parameters()
         if sum(rung.correlation is not None for rung in analysis.evaluations) > 1:
             self._add_rungs()
@@ -52,11 +55,14 @@ class ReportFigures:
         curves, verdict = self._analysis.curves, self._analysis.verdict
         whose = f"the {curves[0].arm}" if verdict is None else curves[0].arm
         caption = f"Above: the dropout rate of {whose}, over training. Below: validation losses of "
-        caption += (
-            "it and of the known good schedules, one trial each, on the same seed."
-            if verdict is None
-            else f"all arms, means of {count(max(c.seeds for c in curves), 'seed')}; bands are one standard deviation."
-        )
+        if verdict is not None:
+            all_arms = "all arms, but the controls of families" if self._analysis.explanations else "all arms"
+            seeds = count(max(c.seeds for c in curves), "seed")
+            caption += f"{all_arms}, means of {seeds}; bands are one standard deviation."
+        elif self._analysis.families:
+            caption += "it and of the best trial of each other family, on the same seed."
+        else:
+            caption += "it and of the known good schedules, one trial each, on the same seed."
         caption += " The axis fits the last two thirds of the training: it cuts off the first fall of the losses."
         baseline = None if verdict is None else verdict["baseline"]
         self._add("rates-and-losses", caption, lambda width: arms.draw_rates_and_losses(curves, baseline, width))
@@ -97,6 +103,38 @@ class ReportFigures:
             lambda width: figures.draw_best_so_far(history, found.trials, width),
         )
 
+    def _add_families(self) -> None:
+        found = self._analysis
+        controls = {r.kind: r.control.best_val_loss for r in found.families if r.control is not None}
+        caption = "Losses by family. Filled: completed trials; the bar is their median. Hollow: not completed. "
+        caption += (
+            "The orange diamond is the best completed trial of standard dropout at the sites of the family's best."
+        )
+        self._add(
+            "families",
+            caption,
+            lambda width: figures.draw_kinds(found.trials, width, lambda t: t.family_kind, controls),
+        )
+        if compared := found.against_controls:
+            assert found.verdict is not None
+            alpha = float(found.verdict["alpha"])
+            self._add(
+                "controls",
+                "Best validation loss of each arm minus that of a simpler arm, on the same seeds and data: mean and "
+                "95 % interval. Left of the line is better than the control. In colour: p below "
+                f"{alpha:g} after Holm's correction over these comparisons.",
+                lambda width: arms.draw_differences(compared, "the control", alpha, width),
+            )
+
+    def _add_depths(self, best: Sequence[Trial]) -> None:
+        training = self._analysis.source.config.training
+        self._add(
+            "depths",
+            "Dropout rate of each layer over the training, for the best completed trial of each depth but uniform. "
+            "Layer 1 is next to the input.",
+            lambda width: draw_depths(best, training.n_layer, training.steps, width),
+        )
+
     def _add_parameters(self) -> None:
         study, found = self._analysis.source.study, self._analysis.importance
         if study is None or found is None:
@@ -106,8 +144,8 @@ class ReportFigures:
             f"{name} mattered most ({share:.2f} of 1), by Optuna's PED-ANOVA: how far the best tenth of "
             f"{found.completed} completed trials ({found.top} of them) differ from all in each parameter."
         )
-        if found.top < FEW_IN_TOP:
-            caption += f" Optuna advises at least {FEW_IN_TOP} in that tenth: this is only a hint."
+        if found.top < parameters.FEW_IN_TOP:
+            caption += f" Optuna advises at least {parameters.FEW_IN_TOP} in that tenth: this is only a hint."
         self.by_name["importances"] = CaptionedFigure(drawing=parameters.draw_importances(found), caption=caption)
         self.slices = parameters.draw_slices(study, found)
 

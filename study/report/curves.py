@@ -1,12 +1,12 @@
 """The curves of arms and single trials: rates and losses over the steps."""
 
-import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from study.base.regularizers import parts_of_row
 from study.report.trials import Row, Trial
 
 
@@ -15,7 +15,7 @@ class Curve:
     """One arm's values over the steps: their mean over the seeds, and one standard deviation (0 for a single seed)."""
 
     arm: str
-    schedule: dict[str, Any]
+    regularizer: dict[str, Any]
     steps: tuple[int, ...]
     dropout_rates: tuple[float, ...]
     val_losses: tuple[float, ...]
@@ -23,15 +23,15 @@ class Curve:
     seeds: int
 
 
-def arm_curve(arm: str, rows: Iterable[Row]) -> Curve:
+def arm_curve(arm: str, rows: Sequence[Row]) -> Curve:
     """Returns the curve of an arm, at the steps that all of its seeds have reached."""
-    table = pd.DataFrame(list(rows))
+    table = pd.DataFrame(rows)
     seeds = table.seed.nunique()
     by_step = table.groupby("step").filter(lambda at: len(at) == seeds).groupby("step")
     losses = by_step.val_loss
     return Curve(
         arm=arm,
-        schedule=json.loads(table.schedule[0]),
+        regularizer=parts_of_row(rows[0]),
         steps=tuple(int(step) for step in by_step.groups),
         dropout_rates=tuple(by_step.dropout_rate.mean()),
         val_losses=tuple(losses.mean()),
@@ -44,7 +44,7 @@ def trial_curve(name: str, trial: Trial) -> Curve:
     """Returns the curve of a single trial."""
     return Curve(
         arm=name,
-        schedule=trial.schedule,
+        regularizer=trial.regularizer,
         steps=trial.steps,
         dropout_rates=trial.dropout_rates,
         val_losses=trial.val_losses,

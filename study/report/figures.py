@@ -1,7 +1,7 @@
 """The figures of a search: its schedules, their losses and times, and how well early losses predicted the end."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 import numpy as np
@@ -125,15 +125,27 @@ def _draw_trial(axes: Axes, x: float, y: float, completed: bool, gid: str, shade
     point.set_gid(gid)
 
 
-def draw_kinds(trials: Sequence[Trial], width: float) -> Figure:
-    """Draws the losses of each kind of schedule, best kind first, with the median of the completed trials."""
+def draw_kinds(
+    trials: Sequence[Trial],
+    width: float,
+    kind: Callable[[Trial], str] = lambda t: t.kind,
+    controls: Mapping[str, float] | None = None,
+) -> Figure:
+    """Draws the losses of each kind of schedule, best kind first, with the median of the completed trials.
+
+    Args:
+        kind: returns another kind by which the trials are to be grouped.
+        controls: the loss of a kind's control, which is drawn beside its trials.
+    """
     seen = [t for t in trials if t.steps]
     groups: dict[str, list[Trial]] = {}
     for trial in sorted(seen, key=lambda t: (not t.completed(), t.best_val_loss)):
-        groups.setdefault(trial.kind, []).append(trial)
+        groups.setdefault(kind(trial), []).append(trial)
     drawn = figure(width, 62 + 46 * len(groups))
     axes = drawn.subplots()
-    for row, mine in enumerate(groups.values()):
+    for row, (name, mine) in enumerate(groups.items()):
+        if controls and name in controls:
+            axes.plot(controls[name], row, "D", color=colour("orange"), markersize=7, markerfacecolor="none")
         ended = [t.best_val_loss for t in mine if t.completed()]
         if ended:
             axes.plot([median(ended)] * 2, [row - 0.33, row + 0.33], color=colour("accent"), linewidth=2)

@@ -4,9 +4,13 @@ The lowest of many losses is low partly by luck. Trials with similar rates over 
 neighbours tell how much of a trial's loss is luck.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+
+from study.base.regularizers import DEFAULTS, DEPTH, FAMILY
 
 FEWEST = 5
 """Fewer completed trials do not tell luck from merit."""
@@ -16,6 +20,12 @@ LENGTHS = (0.03, 0.06, 0.12, 0.25, 0.5)
 """Differences of the dropout rate over which the loss may change."""
 NOISES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """The variance between seeds, as a multiple of the variance between configurations."""
+
+
+def kin(regularizer: Mapping[str, Any]) -> str:
+    """Returns a name for what is dropped where. The rates of trials that share it can be compared."""
+    family, depth = (regularizer.get(part, DEFAULTS[part]) for part in (FAMILY, DEPTH))
+    return json.dumps([family["kind"], family.get("elsewhere"), family.get("sites"), depth["kind"]])
 
 
 def expected_losses(

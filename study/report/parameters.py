@@ -17,7 +17,11 @@ LEAST = 4
 """Completed trials below which an importance would mean nothing."""
 TOP_SHARE = 0.1
 """The share of the trials that Optuna's importance takes as the good ones."""
+FEW_IN_TOP = 5
+"""Optuna calls its importance unstable if the best tenth has fewer trials than this."""
 SLICE_WIDTH, SLICE_HEIGHT = 352.0, 215.0
+MOST_LETTERS = 40
+"""The names of choices that are longer together would touch each other below a slice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +99,10 @@ def _draw_slice(name: str, kind: BaseDistribution, completed: list[FrozenTrial],
 def _show_range(axes: Axes, kind: BaseDistribution) -> None:
     """Shows the whole range that the study searched, also where no trial lies."""
     if isinstance(kind, CategoricalDistribution):
-        axes.set_xticks(range(len(kind.choices)), [str(choice) for choice in kind.choices])
+        names = [str(choice) for choice in kind.choices]
+        axes.set_xticks(range(len(names)), names)
+        if sum(map(len, names)) > MOST_LETTERS:
+            axes.tick_params(axis="x", rotation=25, labelsize=9)
         axes.set_xlim(-0.5, len(kind.choices) - 0.5)
         return
     assert isinstance(kind, FloatDistribution | IntDistribution)

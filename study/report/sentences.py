@@ -8,6 +8,7 @@ from typing import Any
 from study.base.names import Outcome
 from study.engine.display import describe
 from study.report.edges import Edge
+from study.report.parameters import FEW_IN_TOP, Importance
 from study.report.rungs import Rung
 from study.report.stopping_price import AT_ONCE, DRAWS, StoppingPrice
 from study.report.trials import Trial, ranked
@@ -16,6 +17,8 @@ FEW = 8
 """With fewer trials a rank correlation is only a hint."""
 SAFE = 0.9
 """A grace period that keeps the best trial so often costs little."""
+LEAST_SHARE = 0.05
+"""Parameters that matter less are not listed within a family."""
 STRONG, WEAK = 0.7, 0.4
 """From STRONG on, early losses predict the final order of the trials; below WEAK they do not."""
 
@@ -56,7 +59,7 @@ def outcome(trial: Trial) -> str:
 def trial_in_words(trial: Trial) -> str:
     """Returns the tooltip of a trial."""
     loss = f", best_val_loss {trial.best_val_loss:.4f}" if trial.steps else ""
-    return f"trial {trial.number}: {describe(trial.schedule)}{loss}, {outcome(trial)}"
+    return f"trial {trial.number}: {describe(trial.regularizer)}{loss}, {outcome(trial)}"
 
 
 def unconfirmed(trials: Sequence[Trial], expected: Mapping[int, float]) -> tuple[str, str]:
@@ -69,28 +72,31 @@ def unconfirmed(trials: Sequence[Trial], expected: Mapping[int, float]) -> tuple
         return _no_winner(trials)
     winner, n = best_first[0], len(best_first)
     article = "an" if winner.kind[0] in "aeiou" else "a"
-    sentence = f"Not confirmed: {article} {winner.kind} schedule is the best of {n} completed trials, on one seed."
+    what = f"{article} {winner.kind} schedule"
+    if winner.family_kind != "standard":
+        what += f" of {winner.family_kind}"
+    sentence = f"Not confirmed: {what} is the best of {n} completed trials, on one seed."
     if n == 1:
-        sentence = f"Not confirmed: only one trial was completed, with {article} {winner.kind} schedule."
-    worth = (
-        f"Trial {winner.number}, {describe(winner.schedule)}, reached a best_val_loss of {winner.best_val_loss:.4f} "
-    )
+        sentence = f"Not confirmed: only one trial was completed, with {what}."
+    worth = f"Trial {winner.number}, {describe(winner.regularizer)}, reached a best_val_loss of "
+    worth += f"{winner.best_val_loss:.4f} "
     worth += f"at step {winner.best_step:,}. "
     if n > 1:
         worth += f"The lowest of {n} is biased low: part of it is luck, and another seed would probably give "
         worth += f"about {expected[winner.number]:.4f}. " if winner.number in expected else "a higher loss. "
         likely = min(expected, key=lambda number: expected[number], default=winner.number)
         if likely != winner.number:
-            schedule = describe(next(t.schedule for t in best_first if t.number == likely))
-            worth += f"With another seed trial {likely}, {schedule}, is expected to be lower: {expected[likely]:.4f}. "
-    constants = [t for t in best_first if t.kind == "constant"]
-    if n > 1 and winner.kind == "constant":
+            which = describe(next(t.regularizer for t in best_first if t.number == likely))
+            worth += f"With another seed trial {likely}, {which}, is expected to be lower: {expected[likely]:.4f}. "
+    constants = [t for t in best_first if t.kind == "constant" and t.is_plain]
+    if n > 1 and winner in constants:
         worth += "It is a constant rate: no schedule of this study did better. "
     elif n > 1 and constants:
         gap = constants[0].best_val_loss - winner.best_val_loss
+        which = "" if winner.is_plain else " of standard dropout"
         worth += (
-            f"The best constant rate here, {constants[0].schedule['rate']:.3g} (trial {constants[0].number}), reached "
-            f"{constants[0].best_val_loss:.4f}: {gap:.4f} more, on the same seed. "
+            f"The best constant rate{which} here, {constants[0].schedule['rate']:.3g} (trial {constants[0].number}), "
+            f"reached {constants[0].best_val_loss:.4f}: {gap:.4f} more, on the same seed. "
         )
     return sentence, worth + "Confirm it with new seeds:"
 
@@ -193,6 +199,19 @@ def same_schedules(same_as: Mapping[str, str]) -> str:
     for twin, arm in same_as.items():
         twins.setdefault(arm, []).append(twin)
     return "; ".join(f"{joined(names)}, with the schedule of {arm}" for arm, names in twins.items())
+
+
+def within_families(importances: Mapping[str, Importance | None]) -> list[tuple[str, str]]:
+    """Returns for each family which of its parameters mattered, in words."""
+    said = []
+    for family, found in importances.items():
+        if found is None:
+            said.append((family, "too few completed trials, or they differ too little"))
+        else:
+            listed = [f"{name} {share:.2f}" for name, share in found.shares.items() if share >= LEAST_SHARE]
+            hint = "" if found.top >= FEW_IN_TOP else "; a hint only"
+            said.append((family, f"{joined(listed)}, of {count(found.completed, 'completed trial')}{hint}"))
+    return said
 
 
 def steered_arms(arms: Sequence[Mapping[str, Any]]) -> str:

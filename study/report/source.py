@@ -13,13 +13,15 @@ from optuna.storages import InMemoryStorage
 
 from study.base.errors import UserError, first_line
 from study.base.names import OUTCOME, TRIAL, TRIALS_PER_GPU, Outcome, Role
+from study.base.regularizers import parts_of
 from study.base.uris import HIDDEN, recalled, redacted, sqlite_path
 from study.confirm import verdict_file
-from study.records.optuna_study import KNOWN, REASON, SCHEDULE, STATES, open_database, open_storage
+from study.records.optuna_study import KNOWN, REASON, STATES, open_database, open_storage
 from study.records.study_layout import StudyConfig, StudyFolder
 from study.records.trial_table import table
 from study.report.trials import Row, TrialRecord
 from study.tracking.reader import TrackedStudy
+from study.training.evaluation_rows import read_parquet
 
 CONFIRMATION_FILES = ("evaluations.parquet", verdict_file.NAME)
 FILES = frozenset({"study.yaml", "study.copy.yaml", "optuna.journal", "metrics.jsonl", *CONFIRMATION_FILES})
@@ -131,7 +133,7 @@ def from_mlflow(tracked: TrackedStudy, database: str | None) -> Source:
         tracked.download(CONFIRMATION_FILES, confirmation, Role.CONFIRMATION)
         return Source(
             config=config,
-            rows=pq.read_table(folder.table).to_pylist(),
+            rows=read_parquet(folder.table),
             records=_mlflow_records(tracked) if study is None else _optuna_records(study),
             study=study,
             confirmation=_read_confirmation(confirmation),
@@ -161,7 +163,7 @@ def _optuna_records(study: optuna.Study) -> dict[int, TrialRecord]:
     return {
         trial.number: TrialRecord(
             outcome=outcomes.get(trial.state),
-            schedule=trial.user_attrs.get(SCHEDULE),
+            **parts_of(trial.user_attrs),
             reason=trial.user_attrs.get(REASON),
             known_good=trial.user_attrs.get(KNOWN),
             trials_per_gpu=trial.user_attrs.get(TRIALS_PER_GPU, 1),

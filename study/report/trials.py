@@ -1,13 +1,13 @@
 """The trials of a report, from their evaluations: the ranking, the best so far, and the Pareto front."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
 from study.base.names import Outcome
 from study.base.ranking import best_first
+from study.base.regularizers import DEFAULTS, DEPTH, FAMILY, SCHEDULE, parts_of, parts_of_row
 
 Row = Mapping[str, Any]
 """One evaluation, with the columns of trials.parquet."""
@@ -19,12 +19,14 @@ class TrialRecord:
 
     Attributes:
         outcome: None if the trial has not ended.
-        schedule: None if the driver crashed before it stored the schedule.
+        schedule: None if the driver crashed before it stored the schedule. `family` and `depth`: None for the default.
         trials_per_gpu: the most trials that shared the trial's GPU in any session.
     """
 
     outcome: Outcome | None
     schedule: dict[str, Any] | None = None
+    family: dict[str, Any] | None = None
+    depth: dict[str, Any] | None = None
     reason: str | None = None
     known_good: str | None = None
     trials_per_gpu: int = 1
@@ -32,7 +34,7 @@ class TrialRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A trial: its record, its schedule, and a value for each of its evaluations. A failed trial may have none."""
+    """A trial: its record, its regularizer, and a value for each of its evaluations. A failed trial may have none."""
 
     number: int
     record: TrialRecord
@@ -42,11 +44,28 @@ class Trial:
     val_losses: tuple[float, ...]
     best_val_losses: tuple[float, ...]
     train_seconds: float
+    family: dict[str, Any] = field(default_factory=lambda: DEFAULTS[FAMILY])
+    depth: dict[str, Any] = field(default_factory=lambda: DEFAULTS[DEPTH])
 
     @property
     def kind(self) -> str:
         """The kind of its schedule."""
         return str(self.schedule["kind"])
+
+    @property
+    def family_kind(self) -> str:
+        """The kind of its family."""
+        return str(self.family["kind"])
+
+    @property
+    def regularizer(self) -> dict[str, Any]:
+        """Its regularizer, as a plain dict without defaults."""
+        return parts_of({SCHEDULE: self.schedule, FAMILY: self.family, DEPTH: self.depth})
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a schedule of standard dropout, uniform over the layers."""
+        return self.regularizer.keys() == {SCHEDULE}
 
     @property
     def best_val_loss(self) -> float:
@@ -73,13 +92,13 @@ def make_trials(rows: Iterable[Row], records: Mapping[int, TrialRecord]) -> list
     for number in sorted(evaluations.keys() | records.keys()):
         mine = evaluations.get(number, [])
         record = records.get(number) or TrialRecord(outcome=None)
-        schedule = json.loads(mine[0]["schedule"]) if mine else record.schedule
-        if schedule is not None:
+        regularizer = parts_of_row(mine[0]) if mine else parts_of(vars(record))
+        if SCHEDULE in regularizer:
             trials.append(
                 Trial(
                     number=number,
                     record=record,
-                    schedule=schedule,
+                    **regularizer,
                     steps=tuple(row["step"] for row in mine),
                     dropout_rates=tuple(row["dropout_rate"] for row in mine),
                     val_losses=tuple(row["val_loss"] for row in mine),

@@ -28,7 +28,11 @@ class SearchOptions:
         "GPUs the study may use in all; 0 is the CPU; default all that Ray sees", None, least=0
     )
     trials_per_gpu: int = described("trials that share a GPU", 1, metavar="K", least=1)
-    trials: int | None = described("trials in all; default the preset's, 64 on GPUs and 16 on the CPU", None, least=1)
+    trials: int | None = described(
+        "trials in all; default the preset's, 64 on GPUs and 16 on the CPU; in a space of families as many for each",
+        None,
+        least=1,
+    )
     name: str | None = described("name of the study: MLflow experiment and folder; default preset and UTC time", None)
     resume: bool = described("continue a study that was stopped or killed, or give it more trials", False)
     space: str = described("search space", "dynamic_dropout", choices=tuple(SPACES))

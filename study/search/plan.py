@@ -18,6 +18,7 @@ from study.base.names import Key, Outcome, Role
 from study.base.sealed_files import copy_of
 from study.base.uris import HIDDEN, absolute, kept, recalled, redacted
 from study.corpus import Corpus, corpus_id, load_corpus
+from study.engine.equal_shares import EqualShares
 from study.engine.optuna_runs import OUTCOMES, open_optuna_study
 from study.engine.start_up import Machines, check_device, start_machines, try_machines
 from study.records.downloads import download_files
@@ -206,7 +207,7 @@ def _new_config(
         name=study,
         space=options.space,
         preset=name,
-        trials=options.trials or PRESETS[name].trials,
+        trials=options.trials or _default_trials(options.space, name),
         sampler=options.sampler,
         scheduler=options.scheduler,
         seed=options.seed,
@@ -217,6 +218,11 @@ def _new_config(
         device="cpu",  # until it is tried out
         training=training,
     )
+
+
+def _default_trials(space: str, preset: str) -> int:
+    shares = EqualShares.of_space(space)
+    return PRESETS[preset].trials if shares is None else shares.trials(PRESETS[preset].trials)
 
 
 def _training(options: SearchOptions, preset: str) -> TrainingConfig:

@@ -17,14 +17,15 @@ from study.base.names import CHECKPOINT, PARENT_RUN
 from study.base.output import printable
 from study.base.provenance import facts
 from study.base.ranking import best_first
+from study.base.regularizers import parts_of
 from study.base.uris import redacted, sqlite_path, sqlite_uri, web_address
 from study.engine.display import CompletedTrial, best_trials, describe
 from study.engine.session import Session
 from study.records.expected_files import wait_for_all
-from study.records.optuna_study import REASON, SCHEDULE, finished
+from study.records.optuna_study import REASON, finished
 from study.records.study_layout import StudyFolder
 from study.records.trial_table import table
-from study.report.fresh_seed import expected_losses
+from study.report.fresh_seed import expected_losses, kin
 from study.search.plan import Plan
 from study.search.winner import winning_file, write_sample
 from study.tracking.client import is_ui_default
@@ -130,9 +131,10 @@ def _value(completed: FrozenTrial) -> float:
 def _completed(folder: StudyFolder, trials: Sequence[FrozenTrial]) -> list[CompletedTrial]:
     rows = [folder.trial(trial.number).rows() for trial in trials]
     rates = [[row["dropout_rate"] for row in mine] for mine in rows]
-    expected = expected_losses(rates, [_value(trial) for trial in trials])
+    groups = [kin(parts_of(trial.user_attrs)) for trial in trials]
+    expected = expected_losses(rates, [_value(trial) for trial in trials], groups)
     return [
-        CompletedTrial(_value(trial), trial.number, describe(trial.user_attrs[SCHEDULE]), best_row(mine)["step"], loss)
+        CompletedTrial(_value(trial), trial.number, describe(trial.user_attrs), best_row(mine)["step"], loss)
         for trial, mine, loss in zip(trials, rows, expected, strict=True)
     ]
 

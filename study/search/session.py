@@ -9,6 +9,7 @@ from study.base.provenance import facts
 from study.base.sealed_files import copy_of
 from study.engine.display import Display, duration
 from study.engine.early_stopping import SparingASHA
+from study.engine.equal_shares import EqualShares, group_of
 from study.engine.optuna_runs import (
     OptunaRuns,
     ask_known_good_first,
@@ -96,7 +97,8 @@ def _run_trials(plan: Plan, study: optuna.Study, session: Session, trials: int, 
     scheduler = None
     if config.scheduler == "asha":
         scheduler = SparingASHA(config.training.steps, config.grace_steps)
-        scheduler.remember(study)
+        shares = EqualShares.of_space(config.space)
+        scheduler.remember(study, lambda trial: group_of(shares, trial.params))
     session.run_set(source, display, scheduler)
 
 

@@ -1,6 +1,7 @@
 """The best schedule of a study: its file, and a sample of what its model writes."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def winning_file(
         "versions": {key.removeprefix(VERSION): facts[key] for key in facts if key.startswith(VERSION)},
         "created": utc_now(),
     }
-    return ScheduleFile(schedule=file.schedule, training=file.training, provenance=provenance)
+    return replace(file, provenance=provenance)
 
 
 def write_sample(folder: RunFolder, corpus: Corpus) -> str:

@@ -13,7 +13,7 @@ DTYPES = ("float32", "bfloat16")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """All that decides a training run but its schedule: the same config and schedule give the same losses.
+    """All that decides a training run but its regularizer: the same config and regularizer give the same losses.
 
     Bit for bit on the same kind of CPU; the number of threads is part of it, since one and two give other last bits.
 

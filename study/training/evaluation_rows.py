@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from study.base.files import atomic_path
+from study.base.regularizers import DEFAULTS, SCHEDULE, as_columns
 
 if TYPE_CHECKING:  # the process that sends to MLflow reads evaluations, and does not import torch
     from study.training.trainer import Trainer
@@ -33,8 +34,12 @@ SCHEMA = pa.schema(
         ("train_seconds", pa.float64()),
         ("outcome", pa.string()),
         ("seed", pa.int64()),
+        ("family", pa.string()),  # JSON
+        ("depth", pa.string()),  # JSON
     ]
 )
+_ADDED = {name: json.dumps(value) for name, value in DEFAULTS.items()}
+"""The columns that evaluations of earlier versions lack: what was dropped then."""
 METRICS = (
     "train_loss",
     "val_loss",
@@ -57,12 +62,12 @@ class Labels:
 
 def rows(trainer: "Trainer", labels: Labels) -> list[dict[str, Any]]:
     """Returns one row an evaluation so far; `outcome` is completed in all rows of a run that has reached its end."""
-    schedule = trainer.schedule.to_dict()
+    regularizer = trainer.regularizer.to_dict()
     common = {
         "study": labels.study,
         "trial": labels.trial,
-        "kind": schedule["kind"],
-        "schedule": json.dumps(schedule),
+        "kind": regularizer[SCHEDULE]["kind"],
+        **as_columns(regularizer),
         "outcome": "completed" if trainer.step == trainer.config.steps else None,
         "seed": trainer.config.seed,
     }
@@ -79,10 +84,16 @@ def parse_rows(lines: Iterable[bytes]) -> Iterator[dict[str, Any] | None]:
     """Yields the evaluation of each line of `metrics.jsonl`, None for a damaged line."""
     for line in lines:
         try:
-            row = json.loads(line)
-            yield row if row.keys() == set(SCHEMA.names) else None
-        except (ValueError, AttributeError):
+            row = _ADDED | json.loads(line)
+            yield {name: row[name] for name in SCHEMA.names} if row.keys() == set(SCHEMA.names) else None
+        except (ValueError, TypeError):
             yield None
+
+
+def read_parquet(path: Path) -> list[dict[str, Any]]:
+    """Reads the rows of a trials.parquet. Raises OSError, or pyarrow's ArrowException if it is damaged."""
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    return [_ADDED | row for row in rows]
 
 
 def write_parquet(table: list[dict[str, Any]], path: Path) -> None:

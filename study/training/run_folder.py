@@ -19,8 +19,10 @@ from study.base.files import PART, atomic_path
 from study.corpus import Corpus
 from study.training.checkpoints import Checkpoints, KeptHere, Uploads
 from study.training.evaluation_rows import METRICS, METRICS_FILE, Labels, best_row, parse_rows, rows
+from study.training.progress import Progress
+from study.training.regularized import parts
 from study.training.schedule_file import ScheduleFile, read_schedule_file
-from study.training.trainer import Progress, Trainer, gpt_config
+from study.training.trainer import Trainer, gpt_config
 
 log = logging.getLogger(__name__)
 WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
@@ -56,7 +58,7 @@ class RunFolder:
         one is all that is. When the caller has seen that, `finish` clears up.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        mine = ScheduleFile(schedule=trainer.schedule, training=trainer.config)
+        mine = ScheduleFile(**parts(trainer.regularizer), training=trainer.config)
         if self.config.exists():
             try:
                 theirs = read_schedule_file(self.config)
@@ -64,7 +66,7 @@ class RunFolder:
                 log.warning("%s: it is written anew", error)
             else:
                 if theirs != mine:
-                    raise ValueError(f"{self.path} holds a run with another schedule or training config")
+                    raise ValueError(f"{self.path} holds a run with another regularizer or training config")
         mine.write(self.config)
         self.uploads.put(self.config)
         for part in [*self.path.glob(f"{PART}*"), *self.resume.glob(f"{PART}*")]:
@@ -114,9 +116,9 @@ class RunFolder:
 
     def load_best(self, corpus: Corpus) -> GPT:
         """Returns the model with its best weights, in eval mode."""
-        config = read_schedule_file(self.config).training
-        assert config is not None  # written by `run`
-        model = GPT(gpt_config(config, len(corpus.vocab)))
+        file = read_schedule_file(self.config)
+        assert file.training is not None  # written by `run`
+        model = GPT(gpt_config(file.training, len(corpus.vocab)), file.family)
         load_model(model, str(self.weights))
         return model.eval()
 

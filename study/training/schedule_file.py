@@ -1,4 +1,4 @@
-"""Schedule files: a schedule, the training config that it was found with, and where it comes from, as YAML."""
+"""Schedule files: a regularizer, the training config that it was found with, and where it comes from, as YAML."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,34 +7,36 @@ from typing import Any
 import yaml
 
 from model.checks import short
-from model.schedules import Schedule, from_dict
+from model.regularizer import Regularizer
 from study.base.errors import UserError
 from study.base.files import atomic_path
+from study.base.regularizers import DEPTH, FAMILY, SCHEDULE
 from study.training.config import TrainingConfig
+from study.training.regularized import Regularized, parts
 
 FORMAT = "dynamic-dropout-schedule"
-VERSION = 1
+PLAIN, VERSION = 1, 2
+"""Formats: PLAIN has a schedule of standard dropout alone, and VERSION a family and a depth too."""
 MAX_BYTES = 1_000_000
-_KEYS = ("format", "schedule", "training", "provenance")
+_KEYS = ("format", SCHEDULE, FAMILY, DEPTH, "training", "provenance")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScheduleFile:
-    """What a schedule file says. One written by hand has a format and a schedule, and no more."""
+class ScheduleFile(Regularized):
+    """What a schedule file says. One written by hand has a format and a schedule, and perhaps a family and a depth."""
 
-    schedule: Schedule
     training: TrainingConfig | None = None
     provenance: dict[str, Any] | None = None
 
     def to_yaml(self) -> str:
-        """Returns the file's text."""
-        parts = {
-            "format": f"{FORMAT}/{VERSION}",
-            "schedule": self.schedule.to_dict(),
+        """Returns the file's text, which a reader of the oldest format understands if it can."""
+        keys = {
+            "format": f"{FORMAT}/{PLAIN if self.regularizer.is_plain else VERSION}",
+            **self.regularizer.to_dict(),
             "training": self.training and asdict(self.training),
             "provenance": self.provenance,
         }
-        text: str = yaml.safe_dump({k: v for k, v in parts.items() if v is not None}, sort_keys=False, width=120)
+        text: str = yaml.safe_dump({k: v for k, v in keys.items() if v is not None}, sort_keys=False, width=120)
         return text
 
     def write(self, path: Path) -> None:
@@ -90,19 +92,22 @@ def _parse(d: Any) -> ScheduleFile:
     given = d.get("format")
     name, _, version = given.partition("/") if isinstance(given, str) else ("", "", "")
     if name != FORMAT or not (version.isascii() and version.isdecimal()) or not version.strip("0"):
-        raise ValueError(f"format must be {FORMAT}/{VERSION}, got {short(d.get('format'))}")
+        raise ValueError(f"format must be {FORMAT}/{PLAIN} or /{VERSION}, got {short(d.get('format'))}")
     if int(version[:9]) > VERSION:
         raise ValueError(f"format is {short(d['format'])}, newer than {FORMAT}/{VERSION}: upgrade this tool")
     if unknown := [key for key in d if key not in _KEYS]:
         raise ValueError(f"unknown key {short(unknown[0])}: it may have {', '.join(_KEYS)}")
-    if "schedule" not in d:
+    regularizer = {key: d[key] for key in (SCHEDULE, FAMILY, DEPTH) if key in d}
+    if SCHEDULE not in regularizer:
         raise ValueError("it has no schedule")
+    if int(version[:9]) == PLAIN and len(regularizer) > 1:
+        raise ValueError(f"a {list(regularizer)[1]} needs format {FORMAT}/{VERSION}, got {short(d['format'])}")
     provenance = d.get("provenance")
     if provenance is not None and not isinstance(provenance, dict):
         raise ValueError(f"provenance must be a mapping, got {short(provenance)}")
     training = d.get("training")
     return ScheduleFile(
-        schedule=from_dict(d["schedule"]),
+        **parts(Regularizer.from_dict(regularizer)),
         training=None if training is None else TrainingConfig.from_dict(training),
         provenance=provenance,
     )

@@ -85,5 +85,5 @@ def check_as_never_stopped(folder: Path, number: int) -> None:
     file = read_schedule_file(folder / "trials" / f"{number:05d}" / "config.yaml")
     assert file.training is not None
     corpus = load_corpus(file.training.corpus)
-    expected = [(p.step, p.train_loss, p.val_loss) for p in Trainer(file.training, file.schedule, corpus).run()]
+    expected = [(p.step, p.train_loss, p.val_loss) for p in Trainer(file.training, file.regularizer, corpus).run()]
     assert [(row["step"], row["train_loss"], row["val_loss"]) for row in rows(folder, number)] == expected
