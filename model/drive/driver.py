@@ -1,0 +1,232 @@
+"""Drives the dropout rates of a model of any library with a schedule."""
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor, nn
+
+from model.checks import check_integer, short
+from model.drive.compiled import Replacement
+from model.drive.reader import read_schedule
+from model.drive.sites import OwnerSite, Site, ValueSite, find_sites
+from model.regularizer import PLAIN_FAMILY, Regularizer
+from model.schedules import Constant, Schedule, ValLoss
+
+SHOWN = 40
+"""An error names at most this many sites."""
+QUANTIZED = 5
+"""The rates that a site may take which recompiles at each: torch.compile gives up at the eighth."""
+SAMPLED = 1000
+"""The points of a schedule at which its lowest and highest rate are looked for."""
+
+
+class Driver:
+    """Writes a schedule's rates into a model while it trains.
+
+    Sites are all places from which the model reads a dropout rate: dropout modules, attributes of other modules, and
+    configs that are read when the model runs. All driven sites get the schedule's rate, times their block's weight.
+    As a context manager it restores the user's rates at its end.
+
+    Attributes:
+        regularizer: what gives the rates; evaluations change its state.
+        rate: the schedule's rate in the last step, None before the first.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        regularizer: Regularizer | Schedule | Mapping[str, Any],
+        steps: int,
+        only: str | None = None,
+        skip: str | None = None,
+        compiled: bool = False,
+    ) -> None:
+        """Finds the sites. It writes nothing before the first `before_step`.
+
+        Args:
+            model: a module of any library, or a GPT of this project.
+            regularizer: `read_schedule(FILE_OR_DICT)`; a schedule or a dict is read as that does.
+            steps: the number of updates of the whole training.
+            only: a regular expression; the sites whose names it matches are driven, those at rate 0 too. Without it,
+                the sites above 0 are.
+            skip: a regular expression; the sites whose names it matches keep their rates.
+            compiled: for a model that `torch.compile` compiles: sites read their rates from tensors, so that a rate
+                that changes compiles once. A warning names the sites that cannot; they take five rates at most.
+
+        Raises:
+            ValueError: if there is no site to drive, with the list of all sites, or if an argument is refused.
+        """
+        self.model = model
+        self.steps = check_integer("steps", steps, minimum=1)
+        self.regularizer = read_schedule(regularizer)
+        self.rate: float | None = None
+        if self.regularizer.family != PLAIN_FAMILY:
+            raise ValueError(
+                f"a Driver cannot drive the family {short(self.regularizer.family.to_dict())}: it needs family "
+                "standard, with any schedule and depth; other families need the GPT of this project (model.gpt)"
+            )
+        self._user_sites = _chosen(model, find_sites(model), only, skip)
+        self._user_rates = [site.rate for site in self._user_sites]
+        self._compiled = compiled
+        self._replacement: Replacement | None = None
+        self._levels = _Levels(self.regularizer.schedule)
+        if compiled:
+            self._replace()
+        elif any(type(module).__name__ == "OptimizedModule" for module in model.modules()):
+            warnings.warn(
+                "torch.compile compiles this model anew at each rate, and not at all from the eighth on: give "
+                "Driver(..., compiled=True)",
+                stacklevel=2,
+            )
+
+    @property
+    def sites(self) -> dict[str, float]:
+        """The rates that the model reads now, by the names of the driven sites."""
+        return {site.name: site.rate for site in self._sites}
+
+    @property
+    def _sites(self) -> list[Site]:
+        done = self._replacement
+        return self._user_sites if done is None else [*done.sites, *done.left]
+
+    def before_step(self, step: int) -> float:
+        """Writes the rates of the update `step`, which counts from 0, where they change; returns the schedule's rate.
+
+        From the last step on, the rates are those of the end of the training.
+        """
+        if step < 0:
+            raise ValueError(f"step must be at least 0, got {short(step)}")
+        if self._compiled and self._replacement is None:
+            self._replace()
+        progress = min(step / self.steps, 1.0)
+        self.rate = self.regularizer.rate(progress)
+        if self._replacement is None:
+            _write(self._user_sites, self.regularizer, progress)
+        else:
+            _write(self._replacement.sites, self.regularizer, progress)
+            constant = Constant(self._levels.nearest(self.rate))
+            _write(self._replacement.left, replace(self.regularizer, schedule=constant), progress)
+        return self.rate
+
+    def observe(self, val_loss: float | Tensor) -> None:
+        """Tells the schedule the result of an evaluation, lower is better; the next `before_step` follows it."""
+        self.regularizer.observe(float(val_loss))
+
+    def restore(self) -> None:
+        """Puts back the user's rates, modules and attention. A later `before_step` drives them again."""
+        if self._replacement is not None:
+            self._replacement.restore()
+            self._replacement = None
+        for site, rate in zip(self._user_sites, self._user_rates, strict=True):
+            site.set(rate)
+
+    def restore_configs(self) -> None:
+        """Puts back the user's rates in configs, so that they are saved; the next `before_step` drives them again.
+
+        Call it after the backward pass, which may run the model again. A model seldom reads its config when it runs.
+        """
+        for site, rate in zip(self._user_sites, self._user_rates, strict=True):
+            if isinstance(site, ValueSite) and site.in_config:
+                site.set(rate)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a checkpoint needs to hold: the schedule's state, plain numbers."""
+        return self.regularizer.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores a state that `state_dict` returned."""
+        self.regularizer.load_state_dict(state)
+
+    def __enter__(self) -> "Driver":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.restore()
+
+    def _replace(self) -> None:
+        self._replacement = Replacement(self.model, self._user_sites)
+        if not (left := self._replacement.left):
+            return
+        depth = self.regularizer.depth
+        if any(depth.weight(site.layer, site.n_layer, 0) != depth.weight(site.layer, site.n_layer, 1) for site in left):
+            self.restore()
+            raise ValueError(
+                f"depth {depth.kind} switches blocks over time, which compiled=True cannot do for {_names(left)}: "
+                "give skip= to leave these alone, or another depth"
+            )
+        warnings.warn(
+            f"compiled=True cannot replace these sites, which take {QUANTIZED} rates at most: {_names(left)}",
+            stacklevel=3,
+        )
+
+
+class _Levels:
+    """The few rates of a schedule that sites take which recompile at each: evenly from its lowest to its highest."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        if isinstance(schedule, ValLoss):
+            rates = [schedule.initial_rate, schedule.final_rate]
+        else:
+            rates = [schedule.rate(i / SAMPLED) for i in range(SAMPLED + 1)]
+        self.low, self.high = min(rates), max(rates)
+
+    def nearest(self, rate: float) -> float:
+        """Returns the nearest level."""
+        if self.low == self.high:
+            return self.low
+        step = (self.high - self.low) / (QUANTIZED - 1)
+        return self.low + step * min(max(round((rate - self.low) / step), 0), QUANTIZED - 1)
+
+
+def _chosen(model: nn.Module, sites: Sequence[Site], only: str | None, skip: str | None) -> list[Site]:
+    """Returns the sites to drive; raises ValueError if there is none."""
+    patterns = {}
+    for name, pattern in (("only", only), ("skip", skip)):
+        try:
+            patterns[name] = re.compile(pattern) if pattern is not None else None
+        except re.error as error:
+            raise ValueError(f"{name} must be a regular expression, got {short(pattern)}: {error}") from None
+    by_hand, left_out = patterns["only"], patterns["skip"]
+    driven = [
+        site
+        for site in sites
+        if not (left_out and left_out.search(site.name))
+        and (by_hand.search(site.name) if by_hand else site.rate > 0 or isinstance(site, OwnerSite))
+    ]
+    if driven:
+        return driven
+    kind = type(model).__name__
+    if not sites:
+        raise ValueError(
+            f"{kind} has no dropout to drive: no dropout module, and no number in [0, 1) with drop in its name"
+        )
+    if by_hand or left_out:
+        raise ValueError(f"only={short(only)}, skip={short(skip)} leave no site of {kind}, which has {_names(sites)}")
+    raise ValueError(f"all dropout rates of {kind} are 0: give only= to drive some of {_names(sites)}")
+
+
+def _names(sites: Sequence[Site]) -> str:
+    more = f" and {len(sites) - SHOWN} more" if len(sites) > SHOWN else ""
+    return ", ".join(f"{site.name} ({site.rate:g})" for site in sites[:SHOWN]) + more
+
+
+def _write(sites: Sequence[Site], regularizer: Regularizer, progress: float) -> None:
+    """Writes rates where they change.
+
+    All owners of this project's rates are active if one is: a compiled step looks at each, and would be compiled for
+    every combination of them.
+    """
+    rates = {n_layer: regularizer.rates(progress, n_layer) for n_layer in {site.n_layer for site in sites}}
+    for site in sites:
+        if site.rate != (rate := rates[site.n_layer][site.layer]):
+            site.set(rate)
+    owners = [site.owner for site in sites if isinstance(site, OwnerSite)]
+    active = any(owner.eager[0] > 0 for owner in owners)
+    for owner in owners:
+        owner.active = active
