@@ -1,10 +1,8 @@
 """What a module's code reads when it runs, found in its bytecode: source text may not exist, as in a notebook."""
 
 import dis
-import sys
 from collections.abc import Iterator
-from functools import lru_cache
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType
 
 from torch import nn
 
@@ -12,33 +10,33 @@ LIBRARY_BASES = ("transformers.modeling_utils", "lightning.", "pytorch_lightning
 """Files whose base classes load, check and train models, and do not compute them."""
 
 
-@lru_cache(maxsize=10_000)
+_known: dict[tuple[type, str, bool], frozenset[str]] = {}
+
+
 def reads(kind: type, owner: str, *, own: bool = False) -> frozenset[str]:
     """Returns the names that the code of a module's class reads from `owner`, its constructors excepted.
 
     `owner` is an attribute or a variable, such as `config`: `self.config.dropout`, `config.dropout`,
     `config["dropout"]`, `getattr(config, "dropout")`, and the same through another variable that `config` was assigned
-    to. Code is that of the class and its bases, and, unless `own`, of the plain functions in their files.
+    to. Code is that of the class and its bases, and, unless `own`, of functions in the same files that it calls.
     """
-    classes = _classes(kind)
-    functions = [f for cls in classes for f in _methods(cls)]
-    if not own:
-        files = {cls.__module__: sys.modules.get(cls.__module__) for cls in classes}
-        functions += [f for file in files.values() if file is not None for f in _plain_functions(file)]
-    return frozenset(name for f in functions for name in _names_read(f.__code__, owner))
+    if (kind, owner, own) not in _known:
+        functions = [f for cls in _classes(kind) for f in _methods(cls)]
+        if not own:
+            functions += _called(functions)
+        _known[kind, owner, own] = frozenset(name for f in functions for name in _names_read(f.__code__, owner))
+    return _known[kind, owner, own]
 
 
-@lru_cache(maxsize=10_000)
-def mentions(kind: type) -> frozenset[str]:
+def mentions(kind: type) -> set[str]:
     """Returns the globals and attributes that the code of a module's class mentions, by name."""
     codes = [f.__code__ for cls in _classes(kind) for f in _methods(cls)]
-    return frozenset(name for code in codes for part in _with_nested(code) for name in part.co_names)
+    return {name for code in codes for part in _with_nested(code) for name in part.co_names}
 
 
 def forget() -> None:
     """Forgets what was read, since a notebook may define a function anew."""
-    reads.cache_clear()
-    mentions.cache_clear()
+    _known.clear()
 
 
 def loaded_names(function: FunctionType) -> list[str]:
@@ -60,10 +58,20 @@ def _methods(cls: type) -> Iterator[FunctionType]:
                 yield _undecorated(f)
 
 
-def _plain_functions(file: ModuleType) -> Iterator[FunctionType]:
-    for value in list(vars(file).values()):
-        if isinstance(value, FunctionType) and value.__module__ == file.__name__:
-            yield _undecorated(value)
+def _called(functions: list[FunctionType]) -> list[FunctionType]:
+    """Returns the plain functions of the same files that functions mention, and those that these mention."""
+    found: dict[FunctionType, None] = {}
+    waiting = list(functions)
+    while waiting:
+        f = waiting.pop()
+        for name in {name for part in _with_nested(f.__code__) for name in part.co_names}:
+            value = f.__globals__.get(name)
+            if isinstance(value, FunctionType) and value.__module__ == f.__module__:
+                value = _undecorated(value)
+                if value not in found:
+                    found[value] = None
+                    waiting.append(value)
+    return list(found)
 
 
 def _undecorated(function: FunctionType) -> FunctionType:

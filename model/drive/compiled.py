@@ -67,6 +67,7 @@ class Replacement:
         devices = [tensor.device for module in (near, self._model) for tensor in module.parameters()]
         key = (site.layer, site.n_layer, devices[0] if devices else torch.device("cpu"))
         owner = self._owners.setdefault(key, DropoutRate().to(key[2]))
+        owner.set(site.rate)
         self.sites.append(OwnerSite(name=site.name, layer=site.layer, n_layer=site.n_layer, owner=owner))
         return owner
 

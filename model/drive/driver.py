@@ -94,7 +94,7 @@ class Driver:
         return self._user_sites if done is None else [*done.sites, *done.left]
 
     def before_step(self, step: int) -> float:
-        """Writes the rates of the update `step`, which counts from 0, where they change; returns the schedule's rate.
+        """Writes the rates of the update `step`, which counts from 0; returns the schedule's rate.
 
         From the last step on, the rates are those of the end of the training.
         """
@@ -217,15 +217,14 @@ def _names(sites: Sequence[Site]) -> str:
 
 
 def _write(sites: Sequence[Site], regularizer: Regularizer, progress: float) -> None:
-    """Writes rates where they change.
+    """Writes the rates of a progress.
 
     All owners of this project's rates are active if one is: a compiled step looks at each, and would be compiled for
     every combination of them.
     """
     rates = {n_layer: regularizer.rates(progress, n_layer) for n_layer in {site.n_layer for site in sites}}
     for site in sites:
-        if site.rate != (rate := rates[site.n_layer][site.layer]):
-            site.set(rate)
+        site.set(rates[site.n_layer][site.layer])
     owners = [site.owner for site in sites if isinstance(site, OwnerSite)]
     active = any(owner.eager[0] > 0 for owner in owners)
     for owner in owners:

@@ -14,9 +14,11 @@ FORMATS = {
     "dynamic-dropout-schedule/1": ("format", "schedule", "training", "provenance"),
     "dynamic-dropout-schedule/2": ("format", "schedule", "family", "depth", "training", "provenance"),
 }
+Source = str | Path | Mapping[str, Any] | Regularizer | Schedule
+"""A file, or a dict, or what was read from one."""
 
 
-def read_schedule(source: str | Path | Mapping[str, Any] | Regularizer | Schedule) -> Regularizer:
+def read_schedule(source: Source) -> Regularizer:
     """Returns the regularizer of a schedule file, or of a dict: a schedule's, a regularizer's or a whole file's.
 
     A regularizer is returned as it is, with the state that it has. A file's `training` and `provenance` are not read.
