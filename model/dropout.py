@@ -1,53 +1,80 @@
-"""Dropout whose rate changes while training, without recompiling, and the one setter of that rate."""
+"""Dropout whose rate changes while training, without recompiling, and the setters of that rate."""
 
-import numpy as np
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from model.checks import check_rate
+from model.checks import check_rate, short
+from model.levels import LEVELS as LEVELS
+from model.levels import threshold_of
+from model.masks import draw_kept, reads_tensors, scaled
 
-LEVELS = 2**16
-"""Rates are multiples of 1 / LEVELS: an element is dropped if its 16 random bits are below a threshold."""
+Derive = Callable[[int], Mapping[str, float]]
+"""The numbers that a family computes from a rate, given in multiples of 1 / LEVELS."""
+
+
+def _nothing(threshold: int) -> Mapping[str, float]:
+    return {}
 
 
 class DropoutRate(nn.Module):
-    """The one owner of a model's dropout rate, shared by all its dropout sites.
+    """The owner of a rate, shared by all dropout sites of a block; the embedding's site belongs to the first block.
 
-    Compiled graphs read the rate from 0-d tensors, since a Python number in them recompiles at every change. `active`
-    is one, so that a training step is compiled at most twice: with dropout and without.
+    Compiled graphs read `threshold`, `scale` and the numbers that a family derives from the rate from 0-d tensors,
+    since a Python number in them recompiles at every change. `active` is one, and the same in all owners of a model, so
+    that a training step is compiled at most twice: with dropout and without.
     """
 
     threshold: Tensor
     scale: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, derive: Derive = _nothing) -> None:
         super().__init__()
+        self._derive = derive
         self.active = False
-        self.eager = (0, 1.0)
-        """Threshold and scale for eager code, which would wait for tensors."""
-        self.register_buffer("threshold", torch.zeros((), dtype=torch.int32), persistent=False)
-        self.register_buffer("scale", torch.ones(()), persistent=False)
+        """Whether any block of the model drops anything."""
+        self.eager = self.settings(0.0)
+        """The numbers for eager code, which would wait for tensors."""
+        self.names = tuple(self.eager)
+        for name, value in self.eager.items():
+            dtype = torch.int32 if isinstance(value, int) else torch.float32
+            self.register_buffer(name, torch.tensor(value, dtype=dtype), persistent=False)
 
-    @staticmethod
-    def levels(rate: float) -> tuple[int, float]:
-        """Returns a rate's threshold and scale; under half of 1 / LEVELS it is 0, and dropout is off."""
-        threshold = min(round(rate * LEVELS), LEVELS - 1)
-        return threshold, LEVELS / (LEVELS - threshold)
+    @property
+    def value(self) -> float:
+        """The rate, a multiple of 1 / LEVELS."""
+        return self.eager["threshold"] / LEVELS
 
-    def set(self, rate: float) -> None:
-        """Sets the rate, rounded to a multiple of 1 / LEVELS."""
-        threshold, scale = self.levels(rate)
-        self.active = threshold > 0
-        self.eager = (threshold, scale)
-        self.threshold.fill_(threshold)
-        self.scale.fill_(scale)
+    def settings(self, rate: float) -> dict[str, float]:
+        """Returns the numbers of a rate: its threshold and scale, and those that the family derives."""
+        threshold = threshold_of(rate)
+        return {"threshold": threshold, "scale": LEVELS / (LEVELS - threshold), **self._derive(threshold)}
+
+    def set(self, rate: float, active: bool | None = None) -> None:
+        """Sets the rate, rounded to a multiple of 1 / LEVELS, and whether any block has one above 0."""
+        self.eager = self.settings(rate)
+        self.active = self.eager["threshold"] > 0 if active is None else active
+        for name, value in self.eager.items():
+            self.get_buffer(name).fill_(value)
+
+    @property
+    def drops(self) -> bool:
+        """Whether a site in training drops anything now.
+
+        Where numbers are tensors, a block at rate 0 multiplies by ones if another block drops: a graph for each set of
+        active blocks would be one too many.
+        """
+        return self.active and (reads_tensors(self.threshold) or self.eager["threshold"] > 0)
+
+    def numbers(self, x: Tensor) -> Mapping[str, Any]:
+        """Returns the numbers for code that works on `x`: 0-d tensors, or Python numbers in eager code on a CPU."""
+        return {name: getattr(self, name) for name in self.names} if reads_tensors(x) else self.eager
 
 
-class Dropout(nn.Module):
-    """Zeroes each element with the shared rate and scales the others by 1 / (1 - rate); off in eval and at rate 0.
-
-    Masks come from torch's default generator of the device.
-    """
+class Site(nn.Module):
+    """A place in the model where values are multiplied by random ones; the identity in eval and at rate 0."""
 
     def __init__(self, rate: DropoutRate) -> None:
         super().__init__()
@@ -55,36 +82,48 @@ class Dropout(nn.Module):
 
     @property
     def active(self) -> bool:
-        """Whether `forward` drops anything now."""
-        return self.training and self.rate.active
+        """Whether `forward` changes anything now."""
+        return self.training and self.rate.drops
 
-    def forward(self, x: Tensor) -> Tensor:
+    def multiplier(self, x: Tensor, *causes: Tensor) -> Tensor:
+        """Returns what `x` is multiplied with, of a shape that broadcasts to that of `x`."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, *causes: Tensor) -> Tensor:
+        """Returns `x`, dropped. `causes` are the tensors that `x` was made from, the last one first."""
         if not self.active:
             return x
-        if torch.compiler.is_compiling() or x.device.type != "cpu":
-            mask = torch.randint(LEVELS, x.shape, dtype=torch.int32, device=x.device) >= self.rate.threshold
-            return (x.float() * (mask * self.rate.scale)).to(x.dtype)  # bfloat16 would round the scale
-        threshold, scale = self.rate.eager
-        mask = _cpu_mask(x.shape, threshold).to(torch.promote_types(x.dtype, torch.float32)).mul_(scale)
-        return (x * mask).to(x.dtype)
+        return (x * self.multiplier(x, *causes)).to(x.dtype)
 
 
-_SFC64 = np.random.SFC64(0)
+class Dropout(Site):
+    """Zeroes each element with the rate and scales the others by 1 / (1 - rate): standard dropout.
 
-
-def _cpu_mask(shape: torch.Size, threshold: int) -> Tensor:
-    """Returns bytes that are 0 with probability threshold / LEVELS, and else 1.
-
-    Eager on a CPU the random bits are what costs, and torch draws them slowly: 1.5 ns for 16 of them, where numpy's
-    SFC64 takes 0.3. Its state is three words of torch's generator and a counter, which are all that it needs: making
-    a generator for each mask takes as long as a small mask.
+    Masks come from torch's default generator of the device.
     """
-    state = torch.empty(4, dtype=torch.int64).random_(-(2**63), None).numpy().view(np.uint64)
-    state[3] = 1
-    _SFC64.state = {"bit_generator": "SFC64", "state": {"state": state}, "has_uint32": 0, "uinteger": 0}
-    words = _SFC64.random_raw((shape.numel() + 3) // 4)
-    kept = words.view(np.uint16)[: shape.numel()] >= threshold
-    return torch.from_numpy(kept.view(np.uint8)).view(shape)
+
+    def multiplier(self, x: Tensor, *causes: Tensor) -> Tensor:
+        n = self.rate.numbers(x)
+        return scaled(draw_kept(x.shape, n["threshold"], x), n["scale"], x)
+
+
+def rate_owners(model: nn.Module) -> list[DropoutRate]:
+    """Returns the owners of the rates of a model's blocks, in the order of the blocks.
+
+    Raises:
+        ValueError: if the model has no dropout site.
+    """
+    owners = [module for module in model.modules() if isinstance(module, DropoutRate)]
+    if not owners:
+        raise ValueError(f"{type(model).__name__} has no dropout site of this project (model.dropout.Dropout)")
+    return owners
+
+
+def set_rates(owners: Sequence[DropoutRate], rates: Sequence[float]) -> None:
+    """Sets the rate of each owner, and in all of them whether any is above 0."""
+    active = any(threshold_of(rate) > 0 for rate in rates)
+    for owner, rate in zip(owners, rates, strict=True):
+        owner.set(rate, active)
 
 
 def set_dropout_rate(model: nn.Module, rate: float) -> None:
@@ -94,8 +133,20 @@ def set_dropout_rate(model: nn.Module, rate: float) -> None:
         ValueError: if `rate` is not a number in [0, 1), or the model has no dropout site.
     """
     rate = check_rate("dropout rate", rate)
-    owners = [module for module in model.modules() if isinstance(module, DropoutRate)]
-    if not owners:
-        raise ValueError(f"{type(model).__name__} has no dropout site of this project (model.dropout.Dropout)")
-    for owner in owners:
-        owner.set(rate)
+    owners = rate_owners(model)
+    set_rates(owners, [rate] * len(owners))
+
+
+def set_dropout_rates(model: nn.Module, rates: Sequence[float]) -> None:
+    """Sets the drop probability of each block of `model`, compiled or not, without recompiling.
+
+    The first one is also that of the embedding.
+
+    Raises:
+        ValueError: if a rate is not a number in [0, 1), or there is not one for each block.
+    """
+    owners = rate_owners(model)
+    checked = [check_rate("dropout rate", rate) for rate in rates]
+    if len(checked) != len(owners):
+        raise ValueError(f"dropout rates must be {len(owners)}, one a block, got {short(list(rates))}")
+    set_rates(owners, checked)

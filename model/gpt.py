@@ -1,4 +1,4 @@
-"""A GPT of the nanoGPT kind, with dropout at its four sites under one rate.
+"""A GPT of the nanoGPT kind, with the dropout of a family at its sites.
 
 Shapes: B batch, T tokens (at most block_size), C channels (n_embd), nh heads, hs channels a head.
 """
@@ -12,13 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.dropout import Dropout, DropoutRate
+from model.dropout import DropoutRate
+from model.families import Family, Standard
+from model.sites import FamilySite, make_site
 
 log = logging.getLogger(__name__)
 IGNORED = -1
 """A target of this value does not count in the loss."""
 FusedAttention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """`model.fused_attention.attend`."""
+STANDARD = Standard()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +43,13 @@ class GPTConfig:
 class Attention(nn.Module):
     """Causal self-attention, with dropout on the attention probabilities and on the output."""
 
-    def __init__(self, config: GPTConfig, rate: DropoutRate, layer: int) -> None:
+    def __init__(self, config: GPTConfig, family: Family, rate: DropoutRate, layer: int) -> None:
         super().__init__()
-        self.n_head, self.layer = config.n_head, layer
+        self.n_head, self.layer, self.rate = config.n_head, layer, rate
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
-        self.probability_dropout = Dropout(rate)
-        self.output_dropout = Dropout(rate)
+        self.probability_dropout = make_site(family, "attention", rate)
+        self.output_dropout = make_site(family, "attention_output", rate, config.n_head)
         self.fused: FusedAttention | None = None
         """Attention and dropout on the probabilities as one operator: see `fuse_attention`."""
         future = torch.full((config.block_size, config.block_size), float("-inf")).triu(1)
@@ -73,7 +76,7 @@ class Attention(nn.Module):
         """
         B, T, _, nh, hs = qkv.shape
         if self.fused is not None:
-            return self.fused(qkv, self.probability_dropout.rate.threshold, self.probability_dropout.rate.scale)
+            return self.fused(qkv, self.rate.threshold, self.rate.scale)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).reshape(3, B * nh, T, hs)
         scores = torch.baddbmm(self.future[:T, :T], q, k.transpose(1, 2), alpha=hs**-0.5)  # (B * nh, T, T)
         y: Tensor = self.probability_dropout(F.softmax(scores, dim=-1)) @ v
@@ -81,33 +84,38 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with a GELU between them, and dropout on the output."""
+    """Two linear layers with a GELU between them, and dropout before and after the GELU and on the output."""
 
-    def __init__(self, config: GPTConfig, rate: DropoutRate) -> None:
+    def __init__(self, config: GPTConfig, family: Family, rate: DropoutRate) -> None:
         super().__init__()
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
-        self.output_dropout = Dropout(rate)
+        self.before_gelu = make_site(family, "before_gelu", rate, config.n_head)
+        self.hidden_dropout = make_site(family, "mlp_hidden", rate, config.n_head, (4 * config.n_embd, config.n_embd))
+        self.output_dropout = make_site(family, "mlp_output", rate, config.n_head)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.output_dropout(self.c_proj(F.gelu(self.c_fc(x))))
+        z = self.before_gelu(self.c_fc(x))  # (B, T, 4C)
+        out: Tensor = self.output_dropout(self.c_proj(self.hidden_dropout(F.gelu(z), z, x)))
         return out
 
 
 class Block(nn.Module):
     """One pre-norm residual block: attention, then the MLP."""
 
-    def __init__(self, config: GPTConfig, rate: DropoutRate, layer: int) -> None:
+    def __init__(self, config: GPTConfig, family: Family, rate: DropoutRate, layer: int) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
-        self.attn = Attention(config, rate, layer)
+        self.attn = Attention(config, family, rate, layer)
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
-        self.mlp = MLP(config, rate)
+        self.mlp = MLP(config, family, rate)
+        self.path = make_site(family, "block", rate)
 
     def forward(self, x: Tensor, cache: "Cache | None" = None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), cache)
-        x = x + self.mlp(self.ln_2(x))
-        return x
+        attended: Tensor = self.attn(self.ln_1(x), cache)
+        y = x + attended
+        added: Tensor = self.mlp(self.ln_2(y))
+        return x + self.path(attended + added) if self.path.active else y + added
 
 
 class Cache:
@@ -130,17 +138,23 @@ class Cache:
 class GPT(nn.Module):
     """The model: token and position embeddings, pre-norm blocks, and a head tied to the token embedding.
 
-    Its dropout rate starts at 0; `model.dropout.set_dropout_rate` sets it.
+    Its dropout rates start at 0; `model.dropout.set_dropout_rate` sets all of them, `set_dropout_rates` one a block.
+    The initial weights depend on torch's seed and the config only, not on the family.
+
+    Raises:
+        ValueError: if the family does not fit the config.
     """
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, family: Family = STANDARD) -> None:
         super().__init__()
-        self.config = config
-        rate = DropoutRate()
+        family.check_heads(config.n_embd // config.n_head)
+        self.config, self.family = config, family
+        self.rates = nn.ModuleList(DropoutRate(family.derived) for _ in range(config.n_layer))
+        rates = [rate for rate in self.rates if isinstance(rate, DropoutRate)]
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
-        self.embedding_dropout = Dropout(rate)
-        self.blocks = nn.ModuleList(Block(config, rate, layer) for layer in range(config.n_layer))
+        self.embedding_dropout = make_site(family, "embedding", rates[0])
+        self.blocks = nn.ModuleList(Block(config, family, rate, layer) for layer, rate in enumerate(rates))
         self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.wte.weight
@@ -152,6 +166,9 @@ class GPT(nn.Module):
         for name, parameter in self.named_parameters():
             if name.endswith("c_proj.weight"):  # the residual stream sums 2 n_layer of these (GPT-2)
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer))
+        for module in self.modules():
+            if isinstance(module, MLP) and isinstance(module.hidden_dropout, FamilySite):
+                module.hidden_dropout.start_from(module.c_fc.weight)
 
     def forward(
         self, tokens: Tensor, targets: Tensor | None = None, cache: "Cache | None" = None

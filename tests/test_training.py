@@ -22,8 +22,9 @@ from study.training.config import TrainingConfig
 from study.training.evaluation_rows import Labels
 from study.training.graphed_steps import GraphedSteps
 from study.training.learning_rate import learning_rate
+from study.training.progress import Progress
 from study.training.run_folder import RunFolder
-from study.training.trainer import Progress, Trainer
+from study.training.trainer import Trainer
 
 CONFIG = TrainingConfig(
     n_layer=1, n_head=2, n_embd=16, block_size=8, batch_size=4, steps=22, learning_rate=1e-2, min_learning_rate=1e-3,

@@ -16,3 +16,11 @@ class Standard(Family):
 
     kind = "standard"
     sites: tuple[str, ...] = field(default=NANOGPT_SITES, metadata={"omitted": True})
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def standard_sites(self) -> tuple[str, ...]:
+        return self.sites

@@ -14,8 +14,9 @@ from study.corpus import Corpus
 from study.training.evaluation import Windows, windows
 from study.training.evaluation_rows import Labels
 from study.training.measures_file import FILE, Measures
+from study.training.progress import Progress
 from study.training.run_folder import RunFolder
-from study.training.trainer import Progress, Trainer
+from study.training.trainer import Trainer
 
 SAMPLED_TOKENS = 256
 SAMPLING_ROUNDS = 3

@@ -19,8 +19,9 @@ from study.base.files import PART, atomic_path
 from study.corpus import Corpus
 from study.training.checkpoints import Checkpoints, KeptHere, Uploads
 from study.training.evaluation_rows import METRICS, METRICS_FILE, Labels, best_row, parse_rows, rows
+from study.training.progress import Progress
 from study.training.schedule_file import ScheduleFile, read_schedule_file
-from study.training.trainer import Progress, Trainer, gpt_config
+from study.training.trainer import Trainer, gpt_config
 
 log = logging.getLogger(__name__)
 WEIGHTS, CONFIG = "model.safetensors", "config.yaml"

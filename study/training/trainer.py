@@ -3,65 +3,45 @@
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from model.dropout import set_dropout_rate
+from model.dropout import rate_owners, set_rates
 from model.gpt import GPT, GPTConfig, fuse_attention
-from model.schedules import Schedule, from_dict
+from model.regularizer import Regularizer
+from model.schedules import Schedule
 from study.base.errors import DivergenceError, UserError
 from study.corpus import Corpus
 from study.training.config import TrainingConfig
 from study.training.evaluation import Windows, mean_loss, windows
 from study.training.graphed_steps import GraphedSteps
 from study.training.learning_rate import learning_rate
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """What one evaluation found. Steps count from 0: this one is taken before the update `step`.
-
-    Attributes:
-        progress: the share of the steps done.
-        dropout_rate: the one that the update `step` uses, as is `learning_rate`.
-        train_loss: mean over the updates since the last evaluation, dropout on; at step 0 the first batch's.
-        val_loss: nats per token over fixed windows of the validation split, dropout off.
-        best_val_loss: the lowest so far, and `best_step` when it was.
-        tokens_per_second: of the training since the last evaluation; 0 at step 0.
-        train_seconds: of training so far, without evaluation and compilation, summed over restarts.
-        time_ms: when, in milliseconds since the epoch; the same again when it is repeated after a restart.
-    """
-
-    step: int
-    progress: float
-    dropout_rate: float
-    train_loss: float
-    val_loss: float
-    best_val_loss: float
-    best_step: int
-    learning_rate: float
-    tokens_per_second: float
-    train_seconds: float
-    time_ms: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as a plain dict."""
-        return asdict(self)
+from study.training.progress import Progress
 
 
 class Trainer:
-    """One training run. Owns torch's default generators and thread count while it runs: one at a time a process."""
+    """One training run. Owns torch's default generators and thread count while it runs: one at a time a process.
 
-    def __init__(self, config: TrainingConfig, schedule: Schedule, corpus: Corpus, device: str = "cpu") -> None:
-        check_fits(config, corpus)
+    Raises:
+        UserError: if the corpus is too short for the config, or the family does not fit the config.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        regularizer: Regularizer | Schedule | Mapping[str, Any],
+        corpus: Corpus,
+        device: str = "cpu",
+    ) -> None:
+        d = regularizer if isinstance(regularizer, Mapping) else regularizer.to_dict()
+        self.regularizer = Regularizer.from_dict(d)  # with a state of its own
+        check_fits(config, corpus, self.regularizer)
         self.config, self.device = config, torch.device(device)
-        self.schedule = from_dict(schedule.to_dict())  # with a state of its own
         torch.set_num_threads(config.threads)
         if self.device.type == "cuda":  # on a CPU the same setting would allow other products
             torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
@@ -69,7 +49,8 @@ class Trainer:
             torch.use_deterministic_algorithms(config.deterministic)
         torch.manual_seed(config.seed)
         self.data_generator = torch.Generator().manual_seed(config.seed)
-        self.model = GPT(gpt_config(config, len(corpus.vocab))).to(self.device)
+        self.model = GPT(gpt_config(config, len(corpus.vocab)), self.regularizer.family).to(self.device)
+        self._owners = rate_owners(self.model)
         fuse_attention(self.model)
         if config.compile:
             self.model.compile(dynamic=False)
@@ -90,6 +71,12 @@ class Trainer:
         self.step = 0
         self.train_seconds = 0.0
         self.history: list[Progress] = []
+        self._set_rates(0)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The regularizer's schedule."""
+        return self.regularizer.schedule
 
     @property
     def best(self) -> Progress | None:
@@ -121,7 +108,7 @@ class Trainer:
             return self.graphed.train_steps(starts, on_step) / n
         loss_sum = torch.zeros((), device=self.device)
         for batch in starts.to(self.device):
-            set_dropout_rate(self.model, self.rate(self.step))
+            self._set_rates(self.step)
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.config, self.step)
             loss_sum += self.update(batch)
@@ -130,9 +117,9 @@ class Trainer:
                 on_step(self.step)
         return loss_sum.item() / n  # waits for the device
 
-    def rate(self, step: int) -> float:
-        """Returns the dropout rate of the update `step`, as the schedule has it now."""
-        return self.schedule.rate(step / self.config.steps)
+    def rates(self, step: int) -> tuple[float, ...]:
+        """Returns the dropout rate of each block in the update `step`, as the schedule has it now."""
+        return self.regularizer.rates(step / self.config.steps, self.config.n_layer)
 
     def update(self, starts: Tensor) -> Tensor:
         """Makes one update, with the rates that are set, on the sequences that start at `starts` (B,).
@@ -154,7 +141,11 @@ class Trainer:
         return self.mean_loss(self.val_windows)
 
     def mean_loss(self, windows: Windows) -> float:
-        """Returns the cross-entropy in nats per token over `windows`, dropout off: the same for the same weights."""
+        """Returns the cross-entropy in nats per token over `windows`, dropout off: the same for the same weights.
+
+        A family that works in evaluation too does so with the rates that are set: those of the last update, or, where
+        saved weights were loaded, theirs.
+        """
         self.model.eval()
         with self._autocast():
             loss = mean_loss(lambda x, y: self.model(x, y)[1], windows, self.config.batch_size)
@@ -169,7 +160,7 @@ class Trainer:
             "torch_generator": torch.get_rng_state(),
             "cuda_generator": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
             "data_generator": self.data_generator.get_state(),
-            "schedule": self.schedule.state_dict(),
+            "schedule": self.regularizer.state_dict(),
             "step": self.step,
             "train_seconds": self.train_seconds,
             "history": [p.to_dict() for p in self.history],
@@ -185,7 +176,7 @@ class Trainer:
         if self.device.type == "cuda" and state["cuda_generator"] is not None:
             torch.cuda.set_rng_state(state["cuda_generator"])
         self.data_generator.set_state(state["data_generator"])
-        self.schedule.load_state_dict(state["schedule"])
+        self.regularizer.load_state_dict(state["schedule"])
         self.step, self.train_seconds = state["step"], state["train_seconds"]
         self.history = [Progress(**p) for p in state["history"]]
 
@@ -206,22 +197,27 @@ class Trainer:
         return self._batch(starts.to(self.device))
 
     def compile(self) -> None:
-        """Compiles all graphs, with dropout and without, and leaves every generator and gradient as it was."""
+        """Compiles all graphs, with dropout and without, and leaves every rate, generator and gradient as it was."""
+        kept = [owner.value for owner in self._owners]
         with torch.random.fork_rng(devices=self._generators()):
             for rate in (0.1, 0.0):
-                set_dropout_rate(self.model, rate)
+                set_rates(self._owners, [rate] * len(self._owners))
                 with self._autocast():
                     _, loss = self.model(*self._next_batch())
                 loss.backward()
         self.optimizer.zero_grad(set_to_none=True)
+        set_rates(self._owners, kept)
         self.validate()
 
     def _first_loss(self) -> float:
         """Returns the loss of the first batch with dropout on, and leaves every generator as it was."""
-        set_dropout_rate(self.model, self.rate(0))
+        self._set_rates(0)
         with torch.random.fork_rng(devices=self._generators()), self._autocast():
             _, loss = self.model(*self._next_batch())  # with gradients, as it was compiled
         return float(loss.detach())
+
+    def _set_rates(self, step: int) -> None:
+        set_rates(self._owners, self.rates(step))
 
     def _generators(self) -> list[torch.device]:
         """Returns the devices beside the CPU whose generator this run uses."""
@@ -232,7 +228,7 @@ class Trainer:
         for name, loss in (("train_loss", train_loss), ("val_loss", val_loss)):
             if not math.isfinite(loss):
                 raise DivergenceError(f"{name} is {loss} at step {self.step}")
-        self.schedule.observe(val_loss)
+        self.regularizer.observe(val_loss)
         best = self.best
         if best is None or val_loss < best.val_loss:
             best_val_loss, best_step = val_loss, self.step
@@ -242,7 +238,7 @@ class Trainer:
         record = Progress(
             step=self.step,
             progress=progress,
-            dropout_rate=self.schedule.rate(progress),
+            dropout_rate=self.regularizer.rate(progress),
             train_loss=train_loss,
             val_loss=val_loss,
             best_val_loss=best_val_loss,
@@ -280,8 +276,13 @@ def gpt_config(config: TrainingConfig, vocab_size: int) -> GPTConfig:
     )
 
 
-def check_fits(config: TrainingConfig, corpus: Corpus) -> None:
-    """Raises UserError if a split of the corpus is shorter than a context and the token after it."""
+def check_fits(config: TrainingConfig, corpus: Corpus, regularizer: Regularizer | None = None) -> None:
+    """Raises UserError if the family does not fit, or a split of the corpus is shorter than a context and a token."""
+    if regularizer is not None:
+        try:
+            regularizer.family.check_heads(config.n_embd // config.n_head)
+        except ValueError as error:
+            raise UserError(str(error)) from None
     sizes = {name: len(corpus.split(name)) for name in ("train", "val", "test")}
     if config.train_chars:
         sizes["train"] = min(sizes["train"], config.train_chars)

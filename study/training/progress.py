@@ -1,0 +1,36 @@
+"""The record of one evaluation."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What one evaluation found. Steps count from 0: this one is taken before the update `step`.
+
+    Attributes:
+        progress: the share of the steps done.
+        dropout_rate: the schedule's for the update `step`; `learning_rate` is that update's too.
+        train_loss: mean over the updates since the last evaluation, dropout on; at step 0 the first batch's.
+        val_loss: nats per token over fixed windows of the validation split, dropout off.
+        best_val_loss: the lowest so far, and `best_step` when it was.
+        tokens_per_second: of the training since the last evaluation; 0 at step 0.
+        train_seconds: of training so far, without evaluation and compilation, summed over restarts.
+        time_ms: when, in milliseconds since the epoch; the same again when it is repeated after a restart.
+    """
+
+    step: int
+    progress: float
+    dropout_rate: float
+    train_loss: float
+    val_loss: float
+    best_val_loss: float
+    best_step: int
+    learning_rate: float
+    tokens_per_second: float
+    train_seconds: float
+    time_ms: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as a plain dict."""
+        return asdict(self)
