@@ -272,6 +272,20 @@ def test_our_gpt_is_driven_and_its_rate_is_put_back() -> None:
     assert torch.equal(gpt(tokens)[0], gpt(tokens)[0])
 
 
+def test_each_block_of_our_gpt_gets_its_rate_in_its_own_family() -> None:
+    d = {"schedule": {"kind": "constant", "rate": 0.25}, "family": {"kind": "dropblock", "block": 4},
+         "depth": {"kind": "falling"}}  # fmt: skip
+    regularizer = read_schedule(d)
+    config = GPTConfig(vocab_size=11, block_size=8, n_layer=3, n_head=2, n_embd=16)
+    driver = Driver(GPT(config, regularizer.family), d, steps=10)
+    driver.before_step(0)
+    assert driver.sites == {"rates.0": 0.375, "rates.1": 0.25, "rates.2": 0.125}
+    with pytest.raises(ValueError, match=r"^the GPT was made with family .*standard.*, the schedule has .*dropb"):
+        Driver(GPT(config), d, steps=10)
+    with pytest.raises(ValueError, match=r"^the GPT was made with family .*dropblock.*, the schedule has .*stand"):
+        Driver(GPT(config, regularizer.family), FALLING, steps=10)
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_schedule_file_is_read_without_its_training(version: int, tmp_path: Path) -> None:
     path = tmp_path / "best_schedule.yaml"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from model.drive import attention
+from model.drive.attention import NAME, AttentionDropout, calls_interface, eager_attention, register, site_in_attention
 from model.drive.code_reads import reads
 from model.drive.sites import OwnerSite, Site, ValueSite
 from model.dropout import Dropout, DropoutRate
@@ -102,23 +102,23 @@ class Replacement:
         """
         by_config: dict[int, list[nn.Module]] = {}
         for module in self._model.modules():
-            if hasattr(config := getattr(module, "config", None), IMPLEMENTATION) and attention.calls_interface(module):
+            if hasattr(config := getattr(module, "config", None), IMPLEMENTATION) and calls_interface(module):
                 by_config.setdefault(id(config), []).append(module)
         replaced: set[str] = set()
         for modules in by_config.values():
-            eager = [f for module in modules if (f := attention.eager_attention(type(module))) is not None]
-            inside = [attention.site_in_attention(module, sites) for module in modules]
+            eager = [f for module in modules if (f := eager_attention(type(module))) is not None]
+            inside = [site_in_attention(module, sites) for module in modules]
             if len(eager) < len(modules) or not any(inside):
                 continue
-            attention.register()
+            register()
             self._set_implementation(modules[0].config)
             for module, function, site in zip(modules, eager, inside, strict=True):
                 owner = self._owner(site, module) if site is not None else None
-                module.add_module(attention.NAME, attention.AttentionDropout(function, owner).train(module.training))
-                self._undo.append(partial(delattr, module, attention.NAME))
+                module.add_module(NAME, AttentionDropout(function, owner).train(module.training))
+                self._undo.append(partial(delattr, module, NAME))
                 replaced |= {site.name} if site is not None else set()
         return replaced
 
     def _set_implementation(self, config: Any) -> None:
         self._undo.append(partial(setattr, config, IMPLEMENTATION, getattr(config, IMPLEMENTATION)))
-        setattr(config, IMPLEMENTATION, attention.NAME)
+        setattr(config, IMPLEMENTATION, NAME)

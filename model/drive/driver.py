@@ -1,6 +1,5 @@
 """Drives the dropout rates of a model of any library with a schedule."""
 
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,18 +9,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from model.checks import check_integer, short
+from model.drive.choice import check_family, chosen, names
 from model.drive.compiled import Replacement
+from model.drive.levels import QUANTIZED, Levels
 from model.drive.reader import read_schedule
-from model.drive.sites import OwnerSite, Site, ValueSite, find_sites
-from model.regularizer import PLAIN_FAMILY, Regularizer
-from model.schedules import Constant, Schedule, ValLoss
-
-SHOWN = 40
-"""An error names at most this many sites."""
-QUANTIZED = 5
-"""The rates that a site may take which recompiles at each: torch.compile gives up at the eighth."""
-SAMPLED = 1000
-"""The points of a schedule at which its lowest and highest rate are looked for."""
+from model.drive.sites import Site, ValueSite, find_sites, set_sites
+from model.regularizer import Regularizer
+from model.schedules import Constant, Schedule
 
 
 class Driver:
@@ -45,7 +39,7 @@ class Driver:
         skip: str | None = None,
         compiled: bool = False,
     ) -> None:
-        """Finds the sites. It writes nothing before the first `before_step`.
+        """Finds the sites; their rates change at the first `before_step`.
 
         Args:
             model: a module of any library, or a GPT of this project.
@@ -55,7 +49,8 @@ class Driver:
                 the sites above 0 are.
             skip: a regular expression; the sites whose names it matches keep their rates.
             compiled: for a model that `torch.compile` compiles: sites read their rates from tensors, so that a rate
-                that changes compiles once. A warning names the sites that cannot; they take five rates at most.
+                that changes compiles once. Modules and attention are replaced at once, so that the order of Driver and
+                `torch.compile` does not matter. A warning names the sites that cannot be; they take five rates at most.
 
         Raises:
             ValueError: if there is no site to drive, with the list of all sites, or if an argument is refused.
@@ -64,16 +59,12 @@ class Driver:
         self.steps = check_integer("steps", steps, minimum=1)
         self.regularizer = read_schedule(regularizer)
         self.rate: float | None = None
-        if self.regularizer.family != PLAIN_FAMILY:
-            raise ValueError(
-                f"a Driver cannot drive the family {short(self.regularizer.family.to_dict())}: it needs family "
-                "standard, with any schedule and depth; other families need the GPT of this project (model.gpt)"
-            )
-        self._user_sites = _chosen(model, find_sites(model), only, skip)
+        check_family(model, self.regularizer.family)
+        self._user_sites = chosen(model, find_sites(model), only, skip)
         self._user_rates = [site.rate for site in self._user_sites]
         self._compiled = compiled
         self._replacement: Replacement | None = None
-        self._levels = _Levels(self.regularizer.schedule)
+        self._levels = Levels(self.regularizer.schedule)
         if compiled:
             self._replace()
         elif any(type(module).__name__ == "OptimizedModule" for module in model.modules()):
@@ -121,17 +112,16 @@ class Driver:
         if self._replacement is not None:
             self._replacement.restore()
             self._replacement = None
-        for site, rate in zip(self._user_sites, self._user_rates, strict=True):
-            site.set(rate)
+        set_sites(self._user_sites, self._user_rates)
 
     def restore_configs(self) -> None:
         """Puts back the user's rates in configs, so that they are saved; the next `before_step` drives them again.
 
         Call it after the backward pass, which may run the model again. A model seldom reads its config when it runs.
         """
-        for site, rate in zip(self._user_sites, self._user_rates, strict=True):
-            if isinstance(site, ValueSite) and site.in_config:
-                site.set(rate)
+        pairs = list(zip(self._user_sites, self._user_rates, strict=True))
+        configs = [(site, rate) for site, rate in pairs if isinstance(site, ValueSite) and site.in_config]
+        set_sites([site for site, _ in configs], [rate for _, rate in configs])
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a checkpoint needs to hold: the schedule's state, plain numbers."""
@@ -157,75 +147,16 @@ class Driver:
         if any(depth.weight(site.layer, site.n_layer, 0) != depth.weight(site.layer, site.n_layer, 1) for site in left):
             self.restore()
             raise ValueError(
-                f"depth {depth.kind} switches blocks over time, which compiled=True cannot do for {_names(left)}: "
+                f"depth {depth.kind} switches blocks over time, which compiled=True cannot do for {names(left)}: "
                 "give skip= to leave these alone, or another depth"
             )
         warnings.warn(
-            f"compiled=True cannot replace these sites, which take {QUANTIZED} rates at most: {_names(left)}",
+            f"compiled=True cannot replace these sites, which take {QUANTIZED} rates at most: {names(left)}",
             stacklevel=3,
         )
 
 
-class _Levels:
-    """The few rates of a schedule that sites take which recompile at each: evenly from its lowest to its highest."""
-
-    def __init__(self, schedule: Schedule) -> None:
-        if isinstance(schedule, ValLoss):
-            rates = [schedule.initial_rate, schedule.final_rate]
-        else:
-            rates = [schedule.rate(i / SAMPLED) for i in range(SAMPLED + 1)]
-        self.low, self.high = min(rates), max(rates)
-
-    def nearest(self, rate: float) -> float:
-        """Returns the nearest level."""
-        if self.low == self.high:
-            return self.low
-        step = (self.high - self.low) / (QUANTIZED - 1)
-        return self.low + step * min(max(round((rate - self.low) / step), 0), QUANTIZED - 1)
-
-
-def _chosen(model: nn.Module, sites: Sequence[Site], only: str | None, skip: str | None) -> list[Site]:
-    """Returns the sites to drive; raises ValueError if there is none."""
-    patterns = {}
-    for name, pattern in (("only", only), ("skip", skip)):
-        try:
-            patterns[name] = re.compile(pattern) if pattern is not None else None
-        except re.error as error:
-            raise ValueError(f"{name} must be a regular expression, got {short(pattern)}: {error}") from None
-    by_hand, left_out = patterns["only"], patterns["skip"]
-    driven = [
-        site
-        for site in sites
-        if not (left_out and left_out.search(site.name))
-        and (by_hand.search(site.name) if by_hand else site.rate > 0 or isinstance(site, OwnerSite))
-    ]
-    if driven:
-        return driven
-    kind = type(model).__name__
-    if not sites:
-        raise ValueError(
-            f"{kind} has no dropout to drive: no dropout module, and no number in [0, 1) with drop in its name"
-        )
-    if by_hand or left_out:
-        raise ValueError(f"only={short(only)}, skip={short(skip)} leave no site of {kind}, which has {_names(sites)}")
-    raise ValueError(f"all dropout rates of {kind} are 0: give only= to drive some of {_names(sites)}")
-
-
-def _names(sites: Sequence[Site]) -> str:
-    more = f" and {len(sites) - SHOWN} more" if len(sites) > SHOWN else ""
-    return ", ".join(f"{site.name} ({site.rate:g})" for site in sites[:SHOWN]) + more
-
-
 def _write(sites: Sequence[Site], regularizer: Regularizer, progress: float) -> None:
-    """Writes the rates of a progress.
-
-    All owners of this project's rates are active if one is: a compiled step looks at each, and would be compiled for
-    every combination of them.
-    """
+    """Writes the rates of a progress."""
     rates = {n_layer: regularizer.rates(progress, n_layer) for n_layer in {site.n_layer for site in sites}}
-    for site in sites:
-        site.set(rates[site.n_layer][site.layer])
-    owners = [site.owner for site in sites if isinstance(site, OwnerSite)]
-    active = any(owner.eager[0] > 0 for owner in owners)
-    for owner in owners:
-        owner.active = active
+    set_sites(sites, [rates[site.n_layer][site.layer] for site in sites])

@@ -1,7 +1,7 @@
 """The places in a model from which dropout rates are read."""
 
 import re
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from model.drive.code_reads import forget, reads
-from model.dropout import DropoutRate
-from model.levels import LEVELS
+from model.dropout import DropoutRate, set_rates
+from model.levels import threshold_of
 
 DROPOUTS = nn.modules.dropout._DropoutNd
 """The base of nn.Dropout, its 1, 2 and 3 dimensional ones, and the alpha dropouts."""
@@ -41,10 +41,6 @@ class Site:
         """The rate that is read here now."""
         raise NotImplementedError
 
-    def set(self, rate: float) -> None:
-        """Writes a rate."""
-        raise NotImplementedError
-
 
 @dataclass(frozen=True, kw_only=True)
 class ValueSite(Site):
@@ -62,9 +58,6 @@ class ValueSite(Site):
             self.values[self.key] if self.key in self.values else getattr(self.holder, self.key)
         )  # its class's
 
-    def set(self, rate: float) -> None:
-        self.values[self.key] = rate
-
     @property
     def in_config(self) -> bool:
         """Whether it is an entry of a config, which may be saved with the model."""
@@ -79,11 +72,19 @@ class OwnerSite(Site):
 
     @property
     def rate(self) -> float:
-        return self.owner.eager[0] / LEVELS
+        return self.owner.value
 
-    def set(self, rate: float) -> None:
-        if self.owner.levels(rate)[0] != self.owner.eager[0]:  # on a GPU every write is two kernels
-            self.owner.set(rate)
+
+def set_sites(sites: Sequence[Site], rates: Sequence[float]) -> None:
+    """Writes the rate of each site."""
+    owners: dict[DropoutRate, float] = {}
+    for site, rate in zip(sites, rates, strict=True):
+        if isinstance(site, ValueSite):
+            site.values[site.key] = rate
+        elif isinstance(site, OwnerSite):
+            owners[site.owner] = rate
+    if any(owner.eager["threshold"] != threshold_of(rate) for owner, rate in owners.items()):
+        set_rates(list(owners), list(owners.values()))  # only if needed: on a GPU every number is a kernel
 
 
 def find_sites(model: nn.Module) -> list[Site]:
