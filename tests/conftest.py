@@ -4,11 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -79,6 +80,15 @@ def search(folder: Path, name: str, *more: str, program: Sequence[str] = ("-m", 
     done = run([*program, "--preset", "smoke", "--name", name, *more], folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return Study(folder, name, done.stdout)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For small models: beside other tests, two threads that wait for each other take longer than one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
