@@ -68,7 +68,9 @@ class ConfirmationConfig:
 
     Attributes:
         top: how many of the study's best were asked for, and `found`: those that there are.
-        seeds: of each arm; more of them continue a confirmation.
+        seeds: of each arm; more of them continue a confirmation. With looks, the most of them.
+        looks: the seeds of each look of --until-decided; empty without it.
+        smallest: the smallest gain that matters, in nats; None for one seed SD.
         tracking_uri: where MLflow was last; hidden if it holds a password.
         packed: whether runs have shared a GPU, so that their times mean nothing.
         training: of all runs, but for the seed.
@@ -84,11 +86,14 @@ class ConfirmationConfig:
     tracking_uri: str | None
     packed: bool
     training: TrainingConfig
+    looks: tuple[int, ...] = ()
+    smallest: float | None = None
 
     def to_yaml(self) -> str:
         """Returns the text of its file."""
         d = {f.name: getattr(self, f.name) for f in fields(self)}
         d |= {"found": [found.to_dict() for found in self.found], "training": asdict(self.training)}
+        d["looks"] = list(self.looks)
         return yaml.safe_dump(d, sort_keys=False, width=120)
 
 
@@ -135,7 +140,8 @@ class ConfirmationFolder:
         try:
             d: dict[str, Any] = yaml.safe_load(read_kept(self.config))
             found = tuple(CompletedTrial.from_dict(item) for item in d["found"])
-            return ConfirmationConfig(**d | {"found": found, "training": TrainingConfig.from_dict(d["training"])})
+            more = {"training": TrainingConfig.from_dict(d["training"]), "looks": tuple(d.get("looks", ()))}
+            return ConfirmationConfig(**d | {"found": found} | more)
         except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.config} is damaged ({error}): remove its folder to begin anew") from None
 
@@ -207,6 +213,7 @@ def make_config(
                     f"{flag(name)} {now} contradicts the confirmation in {folder.path}, which has {was}: leave it out, "
                     "or move that folder away to begin anew"
                 )
+        options.check_looks(given, old.looks, old.smallest, folder.path)
         return replace(old, seeds=given.get("seeds", old.seeds), packed=old.packed or options.trials_per_gpu > 1)
     config, found = read_study(study, options.top)
     if not os.access(study.path, os.W_OK):
@@ -216,7 +223,9 @@ def make_config(
         corpus_sha256=config.corpus_sha256,
         device=config.device,
         top=options.top,
-        seeds=options.seeds,
+        seeds=options.plan[-1] if options.until_decided else options.seeds,
+        looks=options.plan if options.until_decided else (),
+        smallest=options.smallest,
         sweep_seeds=options.sweep_seeds,
         found=tuple(found),
         tracking_uri=config.tracking_uri,
@@ -235,9 +244,20 @@ def sweep_runs(config: ConfirmationConfig, folder: ConfirmationFolder) -> list[R
     ]
 
 
-def arm_runs(config: ConfirmationConfig, folder: ConfirmationFolder, arms: Sequence[Arm]) -> list[Run]:
-    """Returns the runs of the arms, seed after seed, so that a confirmation that is stopped has whole seeds."""
-    seeds = [_seed(config, i) for i in range(config.seeds)]
+def arm_seeds(config: ConfirmationConfig) -> list[int]:
+    """Returns the seeds of the arms, in the order in which they are trained."""
+    return [_seed(config, i) for i in range(config.seeds)]
+
+
+def arm_runs(
+    config: ConfirmationConfig, folder: ConfirmationFolder, arms: Sequence[Arm], first: int = 0, end: int | None = None
+) -> list[Run]:
+    """Returns the runs of the arms, seed after seed, so that a confirmation that is stopped has whole seeds.
+
+    Args:
+        first, end: which of the seeds, from and up to; all by default.
+    """
+    seeds = arm_seeds(config)[first:end]
     return [
         Run(arm=arm.name, seed=seed, schedule=arm.schedule, folder=folder.run(arm.name, seed))
         for seed in seeds

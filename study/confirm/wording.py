@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from model.schedules import ValLoss
 from study.confirm.arms import Arm
-from study.confirm.decision import Comparison, Verdict
+from study.confirm.decision import Comparison, ModeratedTest, Verdict
+from study.confirm.sequential import Looks
 from study.confirm.statistics import POWER, Difference
 from study.engine.display import describe
 
@@ -30,17 +31,32 @@ def in_words(verdict: Verdict) -> Wording:
     if subject is None or comparison is None or comparison.p_holm is None:
         said += _on_test(verdict)
         return Wording(headline=said, figures="", sentence=said)
-    low, high = _interval(comparison.difference)
+    low, high = _interval(comparison.moderated or comparison.difference, comparison.difference.mean)
     figures = (
         f"95 % interval {low:.4f} to {high:.4f}; Holm p = {_p(comparison.p_holm)} over {verdict.arms} arms; "
         f"n = {comparison.difference.n} seeds"
     )
-    needed = f"; {_needed(verdict)}" if verdict.claim == "none" else ""
+    needed = f"; {_needed(verdict)}" if verdict.claim == "none" and verdict.excluded is None else ""
     return Wording(
         headline=f"{said}.{_on_test(verdict)}",
         figures=f"{figures}{needed}.",
         sentence=f"{said} ({figures}){needed}.{_on_test(verdict)}",
     )
+
+
+def after_look(looks: Looks) -> str:
+    """Returns what a look has shown, and what comes next."""
+    last = looks.looks[-1]
+    said = f"look at {last.seeds} seeds"
+    for state, words in (("better", "better"), ("worse", "worse"), ("excluded", "no gain of {:.4f} nats or more")):
+        if names := [arm.arm for arm in last.arms if arm.state == state]:
+            said += f"; {words.format(looks.smallest)}: {', '.join(names)}"
+    if looks.stopped == "shown":
+        return f"{said}. The answer is shown."
+    if looks.stopped == "excluded":
+        return f"{said}. No arm whose rate changes is in question."
+    question = f"{said}; in question: {', '.join(looks.open)}"
+    return f"{question}. All seeds are used." if looks.stopped else f"{question}. Next look: {looks.next_seeds} seeds."
 
 
 def _claim(verdict: Verdict) -> str:
@@ -61,6 +77,11 @@ def _claim(verdict: Verdict) -> str:
         return f"{name} beats {than} by {size}"
     if verdict.claim == "worse":
         return f"No schedule is as good as {than}: {name}, the best of them, is {seen}"
+    if verdict.excluded is not None:
+        return (
+            f"No schedule gains {verdict.excluded:.4f} nats or more over {than}: {name}, the best of them, is {seen}, "
+            "and such a gain is excluded"
+        )
     return f"No difference that {difference.n} seeds can show: {name}, the best schedule, is {seen} than {than}"
 
 
@@ -93,17 +114,17 @@ def _test_result(test: Comparison | None, role: str) -> str:
     difference = test.difference
     interval = ""
     if difference.low is not None:
-        low, high = _interval(difference)
+        low, high = _interval(difference, difference.mean)
         interval = f" ({low:.4f} to {high:.4f})"
     return f"On the test half, which {role}, it is {_direction(difference)} by {abs(difference.mean):.4f}{interval}."
 
 
-def _interval(difference: Difference) -> tuple[float, float]:
+def _interval(found: Difference | ModeratedTest, mean: float) -> tuple[float, float]:
     """Returns the interval of the size of a difference, in the direction of its mean."""
-    assert difference.low is not None
-    assert difference.high is not None
-    sign = -1 if difference.mean < 0 else 1
-    low, high = sorted((sign * difference.low, sign * difference.high))
+    assert found.low is not None
+    assert found.high is not None
+    sign = -1 if mean < 0 else 1
+    low, high = sorted((sign * found.low, sign * found.high))
     return low, high
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
+from study.base.figure_style import Drawing, both_widths
 from study.report import arms, figures, parameters
 from study.report.analysis import Analysis
 from study.report.sentences import count, duration, joined, trial_in_words
-from study.report.style import Drawing, both_widths
 from study.report.trials import Trial, best_so_far, pareto_front
 
 FEW_IN_TOP = 5

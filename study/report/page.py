@@ -9,9 +9,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from study.base import figure_style as style
 from study.base.provenance import utc_now
 from study.engine.display import describe
-from study.report import sentences, style
+from study.report import sentences
 from study.report.analysis import Analysis
 from study.report.captions import ReportFigures
 from study.report.source import Source
