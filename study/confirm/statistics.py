@@ -103,7 +103,7 @@ def holm_adjusted(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def power_of_test(gain: float, seeds: int, alpha: float, arms: int = 1) -> float:
-    """Returns how often a verdict's test shows a true difference, if all arms have the same variance.
+    """Returns how often a verdict's test shows a true difference with its sign, if all arms have the same variance.
 
     Args:
         gain: the true difference, in standard deviations of a difference on one seed.
@@ -112,7 +112,7 @@ def power_of_test(gain: float, seeds: int, alpha: float, arms: int = 1) -> float
     """
     freedom = planned_freedom(arms, seeds)
     least, centre = stats.t.isf(alpha / 2, freedom), abs(gain) * math.sqrt(seeds)
-    return float(stats.nct.sf(least, freedom, centre) + stats.nct.cdf(-least, freedom, centre))
+    return float(stats.nct.sf(least, freedom, centre))
 
 
 def seeds_needed(difference: Difference, alpha: float, arms: int = 1) -> int | None:
