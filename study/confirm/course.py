@@ -20,7 +20,7 @@ class State(IntEnum):
     BETTER = 1
     WORSE = 2
     EXCLUDED = 3
-    """Its gain is smaller than the smallest gain that matters."""
+    """A gain that matters is excluded, and it is not worse by as much on average: it is hardly different."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,7 @@ class Course:
 
     Attributes:
         state: a State.
+        excluded: whether a look has excluded a gain that matters. A clearly worse arm stays open until that is shown.
         mean: the arm's mean difference from the baseline when it last ran, in nats; below 0 is better.
         half_width: of its interval at that look, in nats.
         p: its p-value at the last look in which it ran; NaN if no test was possible.
@@ -37,6 +38,7 @@ class Course:
     """
 
     state: NDArray[np.int64]
+    excluded: NDArray[np.bool_]
     mean: Array
     half_width: Array
     p: Array
@@ -48,7 +50,8 @@ def begin(studies: int, arms: int) -> Course:
     """Returns the course before the first look."""
     unknown, one = np.full((studies, arms), np.nan), np.ones((studies, arms))
     state = np.full((studies, arms), State.OPEN, dtype=np.int64)
-    return Course(state=state, mean=unknown, half_width=unknown, p=unknown, p_looks=one, p_holm=one)
+    none = np.zeros((studies, arms), dtype=bool)
+    return Course(state=state, excluded=none, mean=unknown, half_width=unknown, p=unknown, p_looks=one, p_holm=one)
 
 
 def look(
@@ -57,7 +60,8 @@ def look(
     """Judges the arms in question once more.
 
     An arm is better or worse if its p-value, adjusted for looks and arms, is below `alpha`. A gain of `smallest` or
-    more is excluded if the interval at level `alpha` times `share` does not reach it.
+    more is excluded if the interval at level `alpha` times `share` does not reach it. These final decisions err at most
+    as often as `alpha` says whatever else makes arms leave.
 
     Args:
         losses: (studies, 1 + arms, seeds), the baseline first, with all seeds up to this look; losses of decided arms
@@ -78,18 +82,19 @@ def look(
         course.half_width[rows, arms] = found.half_width(alpha * share)
     course.p_looks[asked] = np.fmin(course.p_looks, course.p / share)[asked]
     course.p_holm[:] = holm_adjusted(course.p_looks)
-    course.state[asked & (course.mean - course.half_width > -smallest[:, None])] = State.EXCLUDED
+    course.excluded[asked & (course.mean - course.half_width > -smallest[:, None])] = True
+    course.state[asked & course.excluded & (course.mean < smallest[:, None])] = State.EXCLUDED
     shown = asked & (course.p_holm < alpha)
     course.state[shown & (course.mean < 0)] = State.BETTER
     course.state[shown & (course.mean > 0)] = State.WORSE
     return course
 
 
-def is_answered(state: NDArray[np.int64], candidates: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Whether each study is answered: a candidate is shown to be better, or none is in question.
+def is_answered(course: Course, candidates: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether each study is answered: a candidate is shown to be better, or none can have a gain that matters.
 
     Args:
         candidates: (arms,), the arms whose rate changes.
     """
-    asked = state[:, candidates]
-    return np.asarray((asked == State.BETTER).any(1) | (asked != State.OPEN).all(1))
+    state, excluded = course.state[:, candidates], course.excluded[:, candidates]
+    return np.asarray((state == State.BETTER).any(1) | ((state != State.OPEN) | excluded).all(1))

@@ -26,6 +26,8 @@ LEAST_SHARE = 1e-5
 
 ROUNDING = 1e-9
 """Fewer degrees of freedom than this are none."""
+ULPS = 64
+"""Residuals of so many units in the last place of the largest loss are rounding, no variation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +120,8 @@ def _squared_residuals(losses: Array, present: NDArray[np.bool_]) -> tuple[Array
     sums = np.concatenate([losses.sum(-1), losses.sum(-2)], axis=-1)
     effects, m = sums @ inverse, len(weights)
     residuals = np.where(present, losses - effects[..., :m, None] - effects[..., None, m:], 0.0)
+    least = ULPS * np.finfo(np.float64).eps * np.abs(losses).max((-2, -1), keepdims=True)
+    residuals = np.where(np.abs(residuals) > least, residuals, 0.0)
     diagonal = np.diag(inverse)
     leverage = diagonal[:m, None] + diagonal[None, m:] + 2 * inverse[:m, m:]
     fitted = ((1 - leverage) * weights).sum(1)

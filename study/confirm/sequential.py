@@ -21,13 +21,15 @@ class ArmAtLook:
     """An arm after a look. Losses and differences are in nats; differences are the arm minus the baseline.
 
     Attributes:
-        state: open, better, worse, or excluded (its gain is below the smallest gain that matters).
+        state: open, better, worse, or excluded (hardly different). All but open arms get no more runs.
+        gain_excluded: whether a gain that matters is excluded.
         low, high: the interval at the level of the look; None without a test.
         p_looks: adjusted for the looks so far, and `p_holm` for the arms too.
     """
 
     arm: str
     state: str
+    gain_excluded: bool
     mean: float | None
     low: float | None
     high: float | None
@@ -55,8 +57,8 @@ class Looks:
         looks: those that took place.
         open: the arms still in question, without the baseline.
         p_holm: of each arm, adjusted for looks and arms; None without a test.
-        stopped: shown (an arm is better), excluded (no arm is in question), or seeds (all were used); None while the
-            confirmation goes on.
+        stopped: shown (an arm is better), excluded (no arm whose rate changes can have a gain that matters), or seeds
+            (all were used); None while the confirmation goes on.
     """
 
     plan: tuple[int, ...]
@@ -71,10 +73,9 @@ class Looks:
         """Seeds of the next look."""
         return self.plan[len(self.looks)]
 
-    def state(self, arm: str) -> str | None:
-        """Returns the state of an arm at its last look; None if it had none."""
-        states = [at.state for one in self.looks for at in one.arms if at.arm == arm]
-        return states[-1] if states else None
+    def last(self, arm: str) -> ArmAtLook:
+        """Returns an arm at its last look."""
+        return [at for one in self.looks for at in one.arms if at.arm == arm][-1]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what verdict.json says about the looks."""
@@ -116,7 +117,7 @@ def follow(
         course = look(course, found[None], share, ALPHA, np.array([smallest]))
         at = tuple(_arm(course, i, name) for i, name in enumerate(names) if asked[i])
         looks.append(Look(seeds=n, level=ALPHA * share, arms=at))
-        if is_answered(course.state, candidates)[0]:
+        if is_answered(course, candidates)[0]:
             stopped = "shown" if (course.state[0, candidates] == State.BETTER).any() else "excluded"
             break
     if stopped is None and len(looks) == len(plan):
@@ -164,6 +165,7 @@ def _arm(course: Course, i: int, name: str) -> ArmAtLook:
     return ArmAtLook(
         arm=name,
         state=State(course.state[0, i]).name.lower(),
+        gain_excluded=bool(course.excluded[0, i]),
         mean=None if np.isnan(mean) else mean,
         low=None if np.isnan(mean - half) else mean - half,
         high=None if np.isnan(mean + half) else mean + half,

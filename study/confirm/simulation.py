@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from study.confirm.course import Course, begin, is_answered, look
+from study.confirm.course import Course, State, begin, is_answered, look
 from study.confirm.looks import shares
 from study.confirm.moderated import Array
 
@@ -40,9 +40,9 @@ def simulate(
     course, running = begin(studies, arms), np.ones(studies, dtype=bool)
     seeds, runs = np.zeros(studies, dtype=np.int64), np.zeros(studies, dtype=np.int64)
     for n, share in zip(looks, shares(looks), strict=True):
-        asked = (course.state == 0).sum(1)
+        asked = (course.state == State.OPEN).sum(1)
         runs += np.where(running, (asked + 1) * (n - seeds.max()), 0)
         seeds[running] = n
         course = look(course, losses[..., :n], share, alpha, np.full(studies, smallest), running)
-        running &= ~is_answered(course.state, candidates)
+        running &= ~is_answered(course, candidates)
     return SimulatedStudies(course=course, seeds=seeds, runs=runs)

@@ -51,7 +51,7 @@ def judge(
     excluded = dict[str, float]()
     if sequential:
         comparisons = {arm: replace(found, p_holm=sequential.p_holm[arm]) for arm, found in comparisons.items()}
-        excluded = {arm: sequential.smallest or 0.0 for arm in comparisons if sequential.state(arm) == "excluded"}
+        excluded = {arm: sequential.smallest or 0.0 for arm in comparisons if sequential.last(arm).gain_excluded}
     verdict = decide(arms, comparisons, baseline, on_test, excluded)
     words = in_words(verdict)
     looks = sorted({*before["looks"], len(before["seeds"])} - {len(seeds)}) if before else []

@@ -48,13 +48,15 @@ def after_look(looks: Looks) -> str:
     """Returns what a look has shown, and what comes next."""
     last = looks.looks[-1]
     said = f"look at {last.seeds} seeds"
-    for state, words in (("better", "better"), ("worse", "worse"), ("excluded", "no gain of {:.4f} nats or more")):
+    for state in ("better", "worse"):
         if names := [arm.arm for arm in last.arms if arm.state == state]:
-            said += f"; {words.format(looks.smallest)}: {', '.join(names)}"
+            said += f"; {state}: {', '.join(names)}"
+    if names := [arm.arm for arm in last.arms if arm.gain_excluded and arm.state in ("open", "excluded")]:
+        said += f"; no gain of {looks.smallest:.4f} nats or more: {', '.join(names)}"
     if looks.stopped == "shown":
         return f"{said}. The answer is shown."
     if looks.stopped == "excluded":
-        return f"{said}. No arm whose rate changes is in question."
+        return f"{said}. No arm whose rate changes can gain so much."
     question = f"{said}; in question: {', '.join(looks.open)}"
     return f"{question}. All seeds are used." if looks.stopped else f"{question}. Next look: {looks.next_seeds} seeds."
 
