@@ -125,7 +125,7 @@ def _tell_power(runs: Sequence[Run], arms: int, options: RunsOptions, console: C
             by_arm = losses.setdefault(describe(canonical(run.schedule).to_dict()), {})
             by_arm[run.training.seed] = best_row(run.folder.rows())["val_loss"]
     Path(options.output).mkdir(exist_ok=True)
-    tell(arms, options, seed_sd(losses), Path(options.output), console)
+    tell(arms, options.plan, options, seed_sd(losses), Path(options.output), console)
     return 0
 
 

@@ -12,7 +12,6 @@ from study.base.errors import UserError
 from study.confirm.arms import SWEEP_RATES, arms
 from study.confirm.course import State
 from study.confirm.decision import ALPHA, seed_sd
-from study.confirm.looks import planned_looks
 from study.confirm.options import ConfirmOptions, LookOptions
 from study.confirm.plan import ConfirmationConfig, ConfirmationFolder, arm_seeds, sweep_runs
 from study.confirm.results import is_complete
@@ -79,9 +78,10 @@ def tell_power(
     for run in sweep_runs(config, folder):
         swept[run.arm][run.seed] = run.folder
     trained = {name: {seed: folder.run(name, seed) for seed in arm_seeds(config)} for name in names}
-    measured = seed_sd({**_losses(trained)}) or seed_sd(_losses(swept))
+    measured = seed_sd(_losses(trained)) or seed_sd(_losses(swept))
     folder.make()
-    tell(max(map(len, possible.values())) - 1, options, measured, folder.path, console)
+    plan = options.plan if options.max_seeds or not config.looks else config.looks
+    tell(max(map(len, possible.values())) - 1, plan, options, measured, folder.path, console)
     return 0
 
 
@@ -92,10 +92,18 @@ def _losses(runs: dict[str, dict[int, RunFolder]]) -> dict[str, dict[int, float 
     }
 
 
-def tell(compared: int, options: LookOptions, measured: float | None, folder: Path, console: Console) -> None:
+def tell(
+    compared: int,
+    plan: tuple[int, ...],
+    options: LookOptions,
+    measured: float | None,
+    folder: Path,
+    console: Console,
+) -> None:
     """Prints the power of a confirmation with `compared` arms beside the baseline, and draws it in a folder.
 
     Args:
+        plan: the seeds of all looks.
         measured: the SD over seeds in the runs that exist, in nats.
 
     Raises:
@@ -108,7 +116,6 @@ def tell(compared: int, options: LookOptions, measured: float | None, folder: Pa
     sd = options.seed_sd or measured
     if options.smallest is not None and sd is None:
         raise UserError(f"--smallest {options.smallest:g} is in nats and no run has told the SD yet: add --seed-sd SD")
-    plan = planned_looks(options.max_seeds) if options.max_seeds else options.plan
     smallest = 1.0 if options.smallest is None or sd is None else options.smallest / sd
     gains = sorted({*GAINS, smallest})
     with console.status("simulating studies"):

@@ -55,7 +55,8 @@ class ReportFigures:
         caption += (
             "it and of the known good schedules, one trial each, on the same seed."
             if verdict is None
-            else f"all arms, means of {count(max(c.seeds for c in curves), 'seed')}; bands are one standard deviation."
+            else f"all arms, means of {'up to ' if len({c.seeds for c in curves}) > 1 else ''}"
+            f"{count(max(c.seeds for c in curves), 'seed')}; bands are one standard deviation."
         )
         caption += " The axis fits the last two thirds of the training: it cuts off the first fall of the losses."
         baseline = None if verdict is None else verdict["baseline"]

@@ -49,6 +49,8 @@ def _context(analysis: Analysis, figures: ReportFigures, storage: str | None) ->
         "confirm": sentences.confirm_command(config.name, storage) if analysis.winner else None,
         "resume": sentences.resume_command(config.name, storage) if analysis.unfinished else None,
         "notices": analysis.notices(),
+        "looks": sentences.looks(verdict.get("sequential")) if verdict else "",
+        "test": sentences.TEST,
         "steered": sentences.steered_arms(verdict["arms"]) if verdict else "",
         "same": sentences.same_schedules(verdict["same_as"]) if verdict else "",
         "trial_counts": sentences.trial_counts(analysis.trials),
