@@ -18,10 +18,10 @@ STRONG, WEAK = 0.7, 0.4
 
 
 TEST = (
-    "The p-values are of differences seed by seed, because a seed gives all arms the same weights and data. A few seeds "
-    "tell little about how much one arm varies, so each arm's variance is moved towards the mean of all arms (Smyth "
-    "2004). Holm's correction raises the p-values for the number of arms: where no arm differs, about one study in "
-    "twenty, or fewer, claims a difference."
+    "The p-values are of differences seed by seed, because a seed gives all arms the same weights and data. A few "
+    "seeds tell little about how much one arm varies, so each arm's variance is moved towards the mean of all arms "
+    "(Smyth 2004). Holm's correction raises the p-values for the number of arms: where no arm differs, about one "
+    "study in twenty, or fewer, claims a difference."
 )
 """How a verdict tests, for a reader who compares models."""
 
