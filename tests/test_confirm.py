@@ -20,6 +20,7 @@ from study.confirm.arms import (
     canonical,
     is_constant,
     mean_rate,
+    most_arms,
     open_loop,
 )
 from study.confirm.results import read_results
@@ -309,6 +310,13 @@ def test_an_arm_is_not_trained_twice() -> None:
         "top-1-reversed": "best-constant",
         "paper-linear": "top-2",
     }
+
+
+def test_arms_are_counted_for_a_rate_that_no_other_arm_has() -> None:
+    """The sweep may choose the rate 0.2, which is a top schedule's, or another, which makes one arm more."""
+    top = [found(Constant(0.2)), found(Linear(0.2, 0.0), 1)]
+    assert len(arms(top, 0.2, 1000)[0]) == 5
+    assert len(most_arms(top, 1000)) == len(arms(top, 0.35, 1000)[0]) == 6
 
 
 def test_a_val_loss_winner_is_averaged_and_reversed_by_its_recorded_rates() -> None:

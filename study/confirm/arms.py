@@ -98,6 +98,11 @@ def arms(top: Sequence[CompletedTrial], best_rate: float, steps: int) -> tuple[l
     return kept, same_as
 
 
+def most_arms(top: Sequence[CompletedTrial], steps: int) -> list[Arm]:
+    """Returns the arms as long as the sweep has not chosen a rate: for a rate that no other arm has."""
+    return max((arms(top, rate, steps)[0] for rate in SWEEP_RATES), key=len)
+
+
 def mean_rate(found: CompletedTrial, steps: int) -> float:
     """Returns the mean of a trial's rates over all steps."""
     schedule = open_loop(found)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from study.base.errors import UserError
-from study.confirm.arms import SWEEP_RATES, arms
+from study.confirm.arms import most_arms
 from study.confirm.course import State
 from study.confirm.decision import ALPHA, seed_sd
 from study.confirm.options import ConfirmOptions, LookOptions
@@ -72,16 +72,17 @@ def tell_power(
     config: ConfirmationConfig, folder: ConfirmationFolder, options: ConfirmOptions, console: Console
 ) -> int:
     """Tells the power of a study's confirmation, and draws it in its folder; returns the exit status."""
-    possible = {rate: arms(config.found, rate, config.training.steps)[0] for rate in SWEEP_RATES}
-    names = {arm.name for chosen in possible.values() for arm in chosen}
+    chosen = most_arms(config.found, config.training.steps)
     swept = {run.arm: dict[int, RunFolder]() for run in sweep_runs(config, folder)}
     for run in sweep_runs(config, folder):
         swept[run.arm][run.seed] = run.folder
-    trained = {name: {seed: folder.run(name, seed) for seed in arm_seeds(config)} for name in names}
+    trained = {
+        name: {seed: folder.run(name, seed) for seed in arm_seeds(config)} for name in (arm.name for arm in chosen)
+    }
     measured = seed_sd(_losses(trained)) or seed_sd(_losses(swept))
     folder.make()
     plan = options.plan if options.max_seeds or not config.looks else config.looks
-    tell(max(map(len, possible.values())) - 1, plan, options, measured, folder.path, console)
+    tell(len(chosen) - 1, plan, options, measured, folder.path, console)
     return 0
 
 

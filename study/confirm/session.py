@@ -14,7 +14,7 @@ from study.base.names import METRIC, PARENT_RUN, Outcome, Role
 from study.base.provenance import facts
 from study.base.sealed_files import copy_of
 from study.base.uris import kept
-from study.confirm.arms import BASELINE, SWEEP_RATES, Arm, arms
+from study.confirm.arms import BASELINE, Arm, arms, most_arms
 from study.confirm.options import ConfirmOptions
 from study.confirm.plan import (
     ConfirmationConfig,
@@ -252,8 +252,8 @@ class _Confirmation:
         config, slots = self._config, self._session.plan.slots
         lacking = sum(not is_complete(run.folder) for run in sweep)
         rate = best_rate([self._rows(run)[0] for run in sweep]) if all(is_complete(r.folder) for r in sweep) else None
-        possible = [arms(config.found, r, config.training.steps)[0] for r in (SWEEP_RATES if rate is None else (rate,))]
-        chosen = max(possible, key=len)  # a best rate that is a top schedule's makes one arm less
+        steps = config.training.steps
+        chosen = most_arms(config.found, steps) if rate is None else arms(config.found, rate, steps)[0]
         lacking += sum(not is_complete(run.folder) for run in arm_runs(config, self._folder, chosen))
         seconds = self._estimate.seconds * (1 + MEASURING_SHARE) * -(-lacking // slots.count)
         where = f"{slots.count} at once on {'GPUs' if slots.gpus else 'CPU cores'}"
