@@ -20,6 +20,7 @@ from study.confirm.arms import (
     canonical,
     is_constant,
     mean_rate,
+    most_arms,
     open_loop,
 )
 from study.confirm.results import read_results
@@ -181,6 +182,97 @@ def _rows(study: Study) -> list[dict]:
     return pq.read_table(study.folder / "studies" / study.name / "trials.parquet").to_pylist()
 
 
+# Looks, and power.
+
+
+@pytest.fixture(scope="module")
+def looked_at(finished_study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, dict, set[str], dict]:
+    """A copy of the real study, confirmed with --until-decided: killed in its second look, and repeated.
+
+    Returns the study, its verdict after the first look, the runs that had ended when it was killed, and the last one.
+    """
+    study = Study(tmp_path_factory.mktemp("looks"), finished_study.name, finished_study.output)
+    shutil.copytree(finished_study.folder, study.folder, dirs_exist_ok=True)
+    command = ["-m", "study.confirm", "--study", study.name, "--top", "1", "--sweep-seeds", "1", "--gpus", "0"]
+    command += ["--until-decided", "--max-seeds", "4", "--smallest", "0.0001"]
+    process = start(["-u", *command], study.folder)
+    try:
+        assert process.stdout is not None
+        printed = ""
+        while "completed" not in printed.partition("look at 3 seeds")[2]:
+            line = process.stdout.readline()
+            assert line, f"the confirmation ended: {printed}{process.stderr and process.stderr.read()}"
+            printed += line
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    first = json.loads((folder_of(study) / "verdict.json").read_text())
+    ended = {line.split()[0] for line in printed.splitlines() if line.endswith("completed")}
+    done = run(command, study.folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    again = {line.split()[0] for line in done.stdout.splitlines() if line.endswith("completed")}
+    assert len(ended & again) <= 1, "at most the run whose end was not yet noted when the driver died"
+    return study, first, ended | again, json.loads((folder_of(study) / "verdict.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_looks_go_on_exactly_where_a_killed_confirmation_stood(
+    looked_at: tuple[Study, dict, set[str], dict],
+) -> None:
+    study, first, trained, last = looked_at
+    before, after = first["sequential"], last["sequential"]
+    assert (before["plan"], before["stopped"], len(before["looks"])) == ([3, 4], None, 1)
+    assert after["looks"][0] == before["looks"][0]
+    assert [look["seeds"] for look in after["looks"]] == [3, 4]
+    assert (last["looks"], last["warnings"] and [w for w in last["warnings"] if "before" in w]) == ([3], [])
+    assert after["stopped"] in ("shown", "excluded", "seeds")
+    results = read_results(folder_of(study))
+    assert {f"{row['arm']}/seed-{row['seed']}" for row in results.runs + results.sweep} == trained
+    asked = {arm["arm"] for arm in after["looks"][1]["arms"]}
+    assert {arm["arm"]: arm["n"] for arm in last["arms"]} == {
+        arm["arm"]: 4 if arm["arm"] in asked | {BASELINE} else 3 for arm in last["arms"]
+    }
+
+
+@pytest.mark.slow
+def test_decided_looks_are_shown_without_ray_and_cannot_be_changed(
+    looked_at: tuple[Study, dict, set[str], dict],
+) -> None:
+    study, _, _, last = looked_at
+    code = (
+        "import sys; from study.confirm.__main__ import main; status = main(sys.argv[1:]);"
+        "assert 'ray' not in sys.modules; sys.exit(status)"
+    )
+    done = run(["-c", code, "--study", study.name], study.folder)
+    assert done.returncode == 0, done.stderr
+    assert last["verdict"] in done.stdout
+    for more, named in (
+        (["--seeds", "9"], "--seeds contradicts"),
+        (["--max-seeds", "9"], "--max-seeds 9 contradicts"),
+        (["--smallest", "0.5"], "--smallest 0.5 contradicts"),
+    ):
+        flags = more if more[0] == "--seeds" else ["--until-decided", *more]
+        done = run(["-m", "study.confirm", "--study", study.name, *flags], study.folder)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+        assert named in done.stderr
+
+
+@pytest.mark.slow
+def test_power_is_told_and_drawn_without_ray(looked_at: tuple[Study, dict, set[str], dict]) -> None:
+    study, _, _, last = looked_at
+    code = (
+        "import sys; from study.confirm.__main__ import main; status = main(sys.argv[1:]);"
+        "assert 'ray' not in sys.modules; sys.exit(status)"
+    )
+    done = run(["-c", code, "--study", study.name, "--power", "--smallest", "0.02"], study.folder)
+    assert done.returncode == 0, done.stderr
+    assert f"seed SD {last['seed_sd']:.4f} nats, measured from the runs that exist" in done.stdout
+    assert "excludes a gain of 0.02 nats or more" in done.stdout
+    assert (folder_of(study) / "power.svg").read_text().startswith("<svg ")
+    assert json.loads((folder_of(study) / "verdict.json").read_text()) == last
+
+
 # Arms, from made-up trials.
 
 VAL_LOSS = ValLoss(initial_rate=0.4, final_rate=0.0, factor=0.5, patience=1, min_delta=0.0)
@@ -218,6 +310,13 @@ def test_an_arm_is_not_trained_twice() -> None:
         "top-1-reversed": "best-constant",
         "paper-linear": "top-2",
     }
+
+
+def test_arms_are_counted_for_a_rate_that_no_other_arm_has() -> None:
+    """The sweep may choose the rate 0.2, which is a top schedule's, or another, which makes one arm more."""
+    top = [found(Constant(0.2)), found(Linear(0.2, 0.0), 1)]
+    assert len(arms(top, 0.2, 1000)[0]) == 5
+    assert len(most_arms(top, 1000)) == len(arms(top, 0.35, 1000)[0]) == 6
 
 
 def test_a_val_loss_winner_is_averaged_and_reversed_by_its_recorded_rates() -> None:

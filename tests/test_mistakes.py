@@ -173,6 +173,12 @@ CONFIRMATIONS = {
         ["--study", "none", "--corpus", "short.txt"],
         "--corpus cannot be combined with --study",
     ),
+    "seeds and looks": (["--study", "none", "--seeds", "5", "--until-decided"], "--seeds and --until-decided exclude"),
+    "too few looks": (["--study", "none", "--until-decided", "--max-seeds", "2"], "--max-seeds must be from 3 to 1000"),
+    "most seeds without looks": (["--study", "none", "--max-seeds", "9"], "--max-seeds 9 needs --until-decided"),
+    "no smallest gain": (["--study", "none", "--until-decided", "--smallest", "0"], "--smallest must be a number"),
+    "NaN gain": (["--study", "none", "--until-decided", "--smallest", "nan"], "--smallest must be a number"),
+    "an SD without power": (["--study", "none", "--seed-sd", "0.01"], "--seed-sd 0.01 needs --power"),
     "no runs": (["--runs", "none"], "there is no run of study.train --output in it"),
     "seeds with runs": (["--runs", "none", "--seeds", "3"], "--seeds cannot be combined with --runs"),
 }

@@ -18,8 +18,8 @@ from scipy.stats import spearmanr
 from selenium.webdriver.chrome.webdriver import WebDriver
 from selenium.webdriver.common.by import By
 
+from study.base.figure_style import PALETTE
 from study.base.sealed_files import read_kept, write_kept
-from study.report.style import PALETTE
 from study.training.evaluation_rows import SCHEMA
 from tests.conftest import Study, run, start
 from tests.pages import open_browser

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from scipy.stats import spearmanr
 
+from study.base.figure_style import PALETTE, both_widths, figure, spread, standalone
 from study.base.names import Outcome
 from study.base.ranking import best_first
 from study.base.uris import web_address
@@ -23,7 +24,6 @@ from study.report.edges import at_edge, winner_edges
 from study.report.parameters import draw_importances, draw_slices, importance
 from study.report.rungs import rank_correlation, rungs_at
 from study.report.sentences import edge_warning, grace_period, ordinal, same_schedules, unconfirmed
-from study.report.style import PALETTE, both_widths, figure, spread, standalone
 from study.report.trials import Trial, TrialRecord, best_so_far, make_trials, pareto_front, ranked, unshared
 from study.tracking.view import run_addresses
 

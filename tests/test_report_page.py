@@ -172,3 +172,19 @@ def test_an_arm_that_its_judge_steers_is_named(report: Report) -> None:
     }  # fmt: skip
     text = words(make_report(steered))
     assert "The validation loss that judges top-1 also steers the rate: compare test_loss." in text
+
+
+def test_the_test_and_the_looks_are_explained_where_the_verdict_has_them(report: Report) -> None:
+    assert "Smyth 2004" not in words(report), "an older verdict used another test"
+    assert "Up to 3 seeds" not in words(report)
+    looked = source()
+    assert looked.confirmation is not None
+    looked.confirmation.verdict.update(
+        seed_sd=0.01,
+        sequential={"plan": [2, 3], "smallest": 0.01, "stopped": "excluded", "open": [], "looks": [{"seeds": 2}]},
+    )
+    text = words(make_report(looked))
+    assert "each arm's variance is moved towards the mean of all arms (Smyth 2004)" in text.replace("&#39;", "'")
+    assert "Up to 3 seeds an arm" in text
+    assert "The arms were judged after 2 seeds, by a plan for at most 3." in text
+    assert "The confirmation stopped because no schedule can have such a gain." in text

@@ -38,10 +38,16 @@ def parser(name: str, description: str, epilog: str | None = None) -> argparse.A
     )
 
 
-def add_flags(target: argparse._ActionsContainer, config: type[Any], *, show_defaults: bool) -> None:
-    """Adds a flag for each field of a config dataclass; the result holds only the flags that were given."""
+def add_flags(
+    target: argparse._ActionsContainer, config: type[Any], *, show_defaults: bool, besides: type[Any] | None = None
+) -> None:
+    """Adds a flag for each field of a config dataclass; the result holds only the flags that were given.
+
+    `besides` is a dataclass whose fields have their flags already.
+    """
     hints = get_type_hints(config)
-    for f in fields(config):
+    known = {f.name for f in fields(besides)} if besides else set[str]()
+    for f in (f for f in fields(config) if f.name not in known):
         kind = next((k for k in get_args(hints[f.name]) if k is not types.NoneType), hints[f.name])
         text = f.metadata["help"]
         if show_defaults and f.default not in (MISSING, None, False) and "default" not in text:

@@ -13,7 +13,7 @@ from rich.console import Console
 from study.base import cli
 from study.base.errors import UserError, exit_status
 from study.base.output import end_at_once
-from study.confirm.options import ConfirmOptions, RunsOptions
+from study.confirm.options import ConfirmOptions, LookOptions, RunsOptions
 
 DESCRIPTION = (
     "Trains the best schedules of a study and their controls with fresh seeds, and says whether one is better than the "
@@ -33,10 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="judge these folders that study.train --output wrote instead, or those below them; needs no Ray",
         default=argparse.SUPPRESS,
     )
+    with_both = p.add_argument_group("with --study or --runs")
+    cli.add_flags(with_both, LookOptions, show_defaults=True)
     with_study = p.add_argument_group("with --study")
-    cli.add_flags(with_study, ConfirmOptions, show_defaults=True)
+    cli.add_flags(with_study, ConfirmOptions, show_defaults=True, besides=LookOptions)
     with_runs = p.add_argument_group("with --runs")
-    cli.add_flags(with_runs, RunsOptions, show_defaults=True)
+    cli.add_flags(with_runs, RunsOptions, show_defaults=True, besides=LookOptions)
     given = vars(p.parse_args(sys.argv[1:] if argv is None else argv))
     study, runs = given.pop("study", None), given.pop("runs", None)
     if (study is None) == (runs is None):
@@ -44,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     known = {f.name for f in fields(ConfirmOptions if runs is None else RunsOptions)}
     if foreign := [name for name in given if name not in known]:
         raise UserError(f"{cli.flag(foreign[0])} cannot be combined with {'--study' if runs is None else '--runs'}")
+    if "seeds" in given and "until_decided" in given:
+        raise UserError("--seeds and --until-decided exclude each other: give --max-seeds N with --until-decided")
     console = Console(width=None if sys.stdout.isatty() else 160)
     if runs is not None:
         from study.confirm.from_folders import judge_runs
@@ -64,12 +68,20 @@ def _confirm(name: str, options: ConfirmOptions, given: Mapping[str, Any], conso
     folder = ConfirmationFolder(study)
     lock = fetch(storage, study, folder)
     config = make_config(options, given, study, folder)
+    if options.power:
+        from study.confirm.power import tell_power
+
+        return tell_power(config, folder, options, console)
     from study.confirm.settled import is_settled
     from study.confirm.show import show_verdict
     from study.confirm.verdict_file import is_whole, read_verdict
 
     verdict = read_verdict(folder.path)
-    if verdict is not None and is_whole(verdict, config.seeds) and is_settled(config, folder, options):
+    if (
+        verdict is not None
+        and is_whole(verdict, None if config.looks else config.seeds)
+        and is_settled(config, folder, options)
+    ):
         show_verdict(verdict, console)
         return 0
     from study.confirm.session import confirm_study

@@ -17,13 +17,18 @@ from model.paper import PAPER
 from model.regularizer import Regularizer
 from model.schedules import Constant, from_dict
 from study.base.errors import UserError, first_line
+from study.base.names import METRIC
 from study.base.regularizers import parts_of
 from study.confirm.arms import BASELINE, NO_DROPOUT, PAPER_PREFIX, Arm, canonical_regularizer, is_constant_rate
+from study.confirm.decision import seed_sd
 from study.confirm.options import RunsOptions
-from study.confirm.results import Results, Row, best_rate, run_rows, with_times
+from study.confirm.power import tell
+from study.confirm.results import Results, Row, best_rate, by_seed, run_rows, with_times
+from study.confirm.sequential import follow_runs
 from study.confirm.show import show_verdict
 from study.confirm.verdict import judge
 from study.confirm.verdict_file import read_verdict, write_verdict
+from study.confirm.wording import after_look
 from study.corpus import Corpus, load_corpus
 from study.engine.display import describe
 from study.training.config import TrainingConfig
@@ -85,8 +90,10 @@ def judge_runs(paths: Sequence[Path], options: RunsOptions, console: Console) ->
     sweep = [run for run in runs if run.training.seed not in seeds]
     compared = [run for run in runs if run.training.seed in seeds]
     rate, warnings = _choose_baseline(compared, sweep)
-    sha256 = _measure([run for run in compared if run.completed], options, console)
     arms = _arms(compared, rate)
+    if options.power:
+        return _tell_power(compared, len(arms) - 1, options, console)
+    sha256 = _measure([run for run in compared if run.completed], options, console)
     names = {canonical_regularizer(arm.regularizer): arm.name for arm in arms}
     found = [_rows(run, names[run.simple]) for run in compared]
     results = with_times(
@@ -103,6 +110,10 @@ def judge_runs(paths: Sequence[Path], options: RunsOptions, console: Console) ->
         )
     if len({run.measures.device for run in compared if run.measures.device}) > 1:
         warnings.append("the runs trained on different devices: their times and sampling speeds cannot be compared")
+    looks = None
+    if options.until_decided:
+        losses = {arm.name: by_seed(results.runs, arm.name, METRIC) for arm in arms}
+        looks = follow_runs(losses, arms, BASELINE, sorted(seeds), options.plan, options.smallest)
     verdict = judge(
         results,
         arms,
@@ -112,13 +123,27 @@ def judge_runs(paths: Sequence[Path], options: RunsOptions, console: Console) ->
         corpus_sha256=sha256,
         whole=runs[0].training.val_share == 1,
         before=_earlier(output, arms, seeds),
+        sequential=looks,
     )
     output.mkdir(exist_ok=True)
     results.write(output)
     write_verdict(verdict, output)
     show_verdict(verdict, console)
+    if looks is not None:
+        console.print(f"\n{after_look(looks)}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"\ntables and verdict.json are in {output}", markup=False, highlight=False, soft_wrap=True)
     return 0 if any(run.completed for run in compared) else 1
+
+
+def _tell_power(runs: Sequence[Run], arms: int, options: RunsOptions, console: Console) -> int:
+    losses = dict[str, dict[int, float | None]]()
+    for run in runs:
+        if run.completed:
+            by_arm = losses.setdefault(describe(run.simple.to_dict()), {})
+            by_arm[run.training.seed] = best_row(run.folder.rows())["val_loss"]
+    Path(options.output).mkdir(exist_ok=True)
+    tell(arms, options.plan, options, seed_sd(losses), Path(options.output), console)
+    return 0
 
 
 def _earlier(output: Path, arms: Sequence[Arm], seeds: Set[int]) -> dict[str, Any] | None:

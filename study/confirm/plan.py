@@ -70,7 +70,9 @@ class ConfirmationConfig:
     Attributes:
         top: how many of the study's best were asked for, and `found`: those that there are.
         families: the best of each family, if the study has more than schedules of standard dropout.
-        seeds: of each arm; more of them continue a confirmation.
+        seeds: of each arm; more of them continue a confirmation. With looks, the most of them.
+        looks: the seeds of each look of --until-decided; empty without it.
+        smallest: the smallest gain that matters, in nats; None for one seed SD.
         tracking_uri: where MLflow was last; hidden if it holds a password.
         packed: whether runs have shared a GPU, so that their times mean nothing.
         training: of all runs, but for the seed.
@@ -87,12 +89,14 @@ class ConfirmationConfig:
     packed: bool
     training: TrainingConfig
     families: tuple[CompletedTrial, ...] = ()
+    looks: tuple[int, ...] = ()
+    smallest: float | None = None
 
     def to_yaml(self) -> str:
         """Returns the text of its file."""
         d = {f.name: getattr(self, f.name) for f in fields(self)}
         d |= {name: [found.to_dict() for found in getattr(self, name)] for name in _TRIALS}
-        d |= {"training": asdict(self.training)}
+        d |= {"training": asdict(self.training), "looks": list(self.looks)}
         return yaml.safe_dump(d, sort_keys=False, width=120)
 
 
@@ -143,7 +147,8 @@ class ConfirmationFolder:
         try:
             d: dict[str, Any] = yaml.safe_load(read_kept(self.config))
             d |= {name: tuple(map(CompletedTrial.from_dict, d.get(name, ()))) for name in _TRIALS}
-            return ConfirmationConfig(**d | {"training": TrainingConfig.from_dict(d["training"])})
+            more = {"training": TrainingConfig.from_dict(d["training"]), "looks": tuple(d.get("looks", ()))}
+            return ConfirmationConfig(**d | more)
         except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.config} is damaged ({error}): remove its folder to begin anew") from None
 
@@ -214,6 +219,7 @@ def make_config(
                     f"{flag(name)} {now} contradicts the confirmation in {folder.path}, which has {was}: leave it out, "
                     "or move that folder away to begin anew"
                 )
+        options.check_looks(given, old.looks, old.smallest, folder.path)
         return replace(old, seeds=given.get("seeds", old.seeds), packed=old.packed or options.trials_per_gpu > 1)
     config, best = read_study(study)
     if not os.access(study.path, os.W_OK):
@@ -223,7 +229,9 @@ def make_config(
         corpus_sha256=config.corpus_sha256,
         device=config.device,
         top=options.top,
-        seeds=options.seeds,
+        seeds=options.plan[-1] if options.until_decided else options.seeds,
+        looks=options.plan if options.until_decided else (),
+        smallest=options.smallest,
         sweep_seeds=options.sweep_seeds,
         found=tuple(best[: options.top]),
         families=tuple(best_of_families(best)),
@@ -238,6 +246,11 @@ def chosen_arms(config: ConfirmationConfig, best_rate: float) -> tuple[list[Arm]
     return arms(config.found, best_rate, config.training.steps, family_arms(config.families))
 
 
+def most_arms(config: ConfirmationConfig) -> list[Arm]:
+    """Returns the arms as long as the sweep has not chosen a rate: for a rate that no other arm has."""
+    return max((chosen_arms(config, rate)[0] for rate in SWEEP_RATES), key=len)
+
+
 def sweep_runs(config: ConfirmationConfig, folder: ConfirmationFolder) -> list[Run]:
     """Returns the runs of the sweep that chooses the best constant rate, seed after seed."""
     seeds = [_seed(config, SWEEP_OFFSET + i) for i in range(config.sweep_seeds)]
@@ -248,9 +261,20 @@ def sweep_runs(config: ConfirmationConfig, folder: ConfirmationFolder) -> list[R
     ]
 
 
-def arm_runs(config: ConfirmationConfig, folder: ConfirmationFolder, arms: Sequence[Arm]) -> list[Run]:
-    """Returns the runs of the arms, seed after seed, so that a confirmation that is stopped has whole seeds."""
-    seeds = [_seed(config, i) for i in range(config.seeds)]
+def arm_seeds(config: ConfirmationConfig) -> list[int]:
+    """Returns the seeds of the arms, in the order in which they are trained."""
+    return [_seed(config, i) for i in range(config.seeds)]
+
+
+def arm_runs(
+    config: ConfirmationConfig, folder: ConfirmationFolder, arms: Sequence[Arm], first: int = 0, end: int | None = None
+) -> list[Run]:
+    """Returns the runs of the arms, seed after seed, so that a confirmation that is stopped has whole seeds.
+
+    Args:
+        first, end: which of the seeds, from and up to; all by default.
+    """
+    seeds = arm_seeds(config)[first:end]
     return [
         Run(arm=arm.name, seed=seed, **parts(arm.regularizer), folder=folder.run(arm.name, seed))
         for seed in seeds

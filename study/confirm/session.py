@@ -3,12 +3,14 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from study.base.errors import UserError, first_line
-from study.base.names import PARENT_RUN, Outcome, Role
+from study.base.names import METRIC, PARENT_RUN, Outcome, Role
 from study.base.provenance import facts
 from study.base.sealed_files import copy_of
 from study.base.uris import kept
@@ -19,15 +21,19 @@ from study.confirm.plan import (
     ConfirmationFolder,
     Run,
     arm_runs,
+    arm_seeds,
     chosen_arms,
     fetch_runs,
+    most_arms,
     sweep_runs,
 )
-from study.confirm.results import Results, Row, best_rate, is_complete, run_rows, with_times
+from study.confirm.results import Results, Row, best_rate, by_seed, is_complete, run_rows, with_times
+from study.confirm.sequential import Looks, follow
 from study.confirm.settled import store_uri
 from study.confirm.show import show_verdict
 from study.confirm.verdict import judge
 from study.confirm.verdict_file import read_verdict, write_verdict
+from study.confirm.wording import after_look
 from study.corpus import load_corpus
 from study.engine.display import Display, duration
 from study.engine.run_source import Ending, ListedRuns
@@ -120,19 +126,49 @@ class _Confirmation:
             print(f"error: no run of the constant rate's sweep was completed: {reason}", file=sys.stderr)
             return 1
         chosen, same_as = chosen_arms(config, rate)
-        runs = arm_runs(config, folder, chosen)
-        if not self._train("arms", runs):
-            return 130
+        runs, looks = list[Run](), None
+        for taken, (begin, end) in enumerate(pairwise((0, *(config.looks or (config.seeds,)))), 1):
+            asked = [arm for arm in chosen if looks is None or arm.name in (BASELINE, *looks.open)]
+            more = arm_runs(config, folder, asked, begin, end)
+            if not self._train("arms" if looks is None else f"arms in question, up to {end} seeds", more):
+                return 130
+            runs += more
+            if config.looks:
+                looks = self._look(runs, chosen, taken)
+                if looks.stopped:
+                    break
+                self._keep(sweep, runs, chosen, same_as, looks)
         writer = self._session.writer
         writer.flush(self._session.patience())  # the tables are to name the runs
-        results = self._results(sweep, runs)
-        verdict = self._judge(results, chosen, same_as)
-        written = [*results.write(folder.path), write_verdict(verdict, folder.path)]
-        self._session.plan.uploads.put(*written)
+        verdict, written = self._keep(sweep, runs, chosen, same_as, looks)
         writer.artifacts(PARENT_RUN, [*written, folder.config])
         show_verdict(verdict, self._session.console)
         self._say(f"\ntables and verdict.json are in {folder.path}")
         return 1 if verdict["claim"] == "unknown" and not any(arm["n"] for arm in verdict["arms"]) else 0
+
+    def _look(self, runs: Sequence[Run], chosen: Sequence[Arm], taken: int) -> Looks:
+        """Judges the looks so far, and says what is still in question."""
+        config = self._config
+        rows = [self._rows(run)[0] for run in runs]
+        losses = {arm.name: by_seed(rows, arm.name, METRIC) for arm in chosen}
+        looks = follow(losses, chosen, BASELINE, arm_seeds(config), config.looks, config.smallest, taken)
+        self._say(after_look(looks))
+        return looks
+
+    def _keep(
+        self,
+        sweep: Sequence[Run],
+        runs: Sequence[Run],
+        chosen: Sequence[Arm],
+        same_as: Mapping[str, str],
+        looks: Looks | None,
+    ) -> tuple[dict[str, Any], list[Path]]:
+        """Writes the tables and the verdict; returns the verdict and the files."""
+        results, path = self._results(sweep, runs), self._folder.path
+        verdict = self._judge(results, chosen, same_as, looks)
+        written = [*results.write(path), write_verdict(verdict, path)]
+        self._session.plan.uploads.put(*written)
+        return verdict, written
 
     def _train(self, title: str, runs: Sequence[Run]) -> bool:
         """Trains the runs that are not complete; False if it was interrupted before all had ended."""
@@ -184,7 +220,9 @@ class _Confirmation:
             BASELINE,
         )
 
-    def _judge(self, results: Results, chosen: Sequence[Arm], same_as: Mapping[str, str]) -> dict[str, Any]:
+    def _judge(
+        self, results: Results, chosen: Sequence[Arm], same_as: Mapping[str, str], looks: Looks | None
+    ) -> dict[str, Any]:
         config = self._config
         warnings = ["runs shared a GPU: their times and sampling speeds mean nothing"] if config.packed else []
         return judge(
@@ -196,13 +234,15 @@ class _Confirmation:
             corpus_sha256=config.corpus_sha256,
             whole=config.training.val_share == 1,
             before=read_verdict(self._folder.path),
+            sequential=looks,
         )
 
     def _announce(self, sweep: Sequence[Run]) -> None:
         config, machines = self._config, self._session.plan.machines
         slots = machines.slots
         lacking = sum(not is_complete(run.folder) for run in sweep)
-        chosen, _ = chosen_arms(config, 0.2)  # whichever rate it will be, there are as many
+        rate = best_rate([self._rows(run)[0] for run in sweep]) if all(is_complete(r.folder) for r in sweep) else None
+        chosen = most_arms(config) if rate is None else chosen_arms(config, rate)[0]
         lacking += sum(not is_complete(run.folder) for run in arm_runs(config, self._folder, chosen))
         seconds = machines.estimate.seconds * (1 + MEASURING_SHARE) * -(-lacking // slots.count)
         where = f"{slots.count} at once on {'GPUs' if slots.gpus else 'CPU cores'}"

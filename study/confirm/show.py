@@ -25,6 +25,13 @@ def show_verdict(verdict: Mapping[str, Any], console: Console) -> None:
     if verdict["published"]:
         values = ", ".join(f"{value} ({who})" for who, value in verdict["published"].items())
         _print(console, f"published best validation losses, comparable to full_val_loss: {values}")
+    if looks := verdict.get("sequential"):
+        seen = ", ".join(str(look["seeds"]) for look in looks["looks"])
+        _print(
+            console,
+            f"looks at {seen} of at most {looks['plan'][-1]} seeds; the smallest gain that matters is "
+            f"{looks['smallest']:.4f} nats",
+        )
     console.print()
     _print(console, verdict["verdict"], style="bold")
     for entry in verdict.get("explanations", ()):  # earlier versions had none

@@ -1,13 +1,14 @@
 """The statistics of a confirmation: summaries over seeds, and differences between arms on the same seeds."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import TTestPower
+
+from study.confirm.moderated import planned_freedom
 
 CONFIDENCE = 0.95
 POWER = 0.8
@@ -88,29 +89,52 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     A p-value of None is no test and stays None.
     """
     tested = [p for p in p_values if p is not None]
-    adjusted = iter(multipletests(tested, method="holm")[1].tolist() if tested else [])
+    adjusted = iter(holm_adjusted(np.array(tested, dtype=np.float64)).tolist())
     return [None if p is None else next(adjusted) for p in p_values]
 
 
-def seeds_needed(difference: Difference, alpha: float) -> int | None:
-    """Returns the seeds with which a paired t-test at `alpha` shows a difference as large as the one seen.
+def holm_adjusted(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns p-values adjusted for their number along the last axis (Holm 1979)."""
+    order = np.argsort(p_values, axis=-1)
+    rising = np.take_along_axis(p_values, order, -1) * np.arange(p_values.shape[-1], 0, -1)
+    adjusted = np.empty_like(p_values)
+    np.put_along_axis(adjusted, order, np.minimum(np.maximum.accumulate(rising, axis=-1), 1), -1)
+    return adjusted
+
+
+def power_of_test(gain: float, seeds: int, alpha: float, arms: int = 1) -> float:
+    """Returns how often a verdict's test shows a true difference with its sign, if all arms have the same variance.
+
+    Args:
+        gain: the true difference, in standard deviations of a difference on one seed.
+        alpha: the level of the test of one arm.
+        arms: how many arms the baseline is compared with; the test is a paired t-test with one.
+    """
+    freedom = planned_freedom(arms, seeds)
+    least, centre = stats.t.isf(alpha / 2, freedom), abs(gain) * math.sqrt(seeds)
+    return float(stats.nct.sf(least, freedom, centre))
+
+
+def seeds_needed(difference: Difference, alpha: float, arms: int = 1) -> int | None:
+    """Returns the seeds with which a verdict at level `alpha` shows a difference as large as the one seen.
 
     It does so in `POWER` of all cases, given the standard deviation seen. None if the difference or its deviation is
     0, or if more than MOST_SEEDS are needed.
     """
     if not difference.sd or not difference.mean:
         return None
-    effect = abs(difference.mean) / difference.sd
+    effect = difference.mean / difference.sd
+    return first_seeds(lambda n: power_of_test(effect, n, alpha, arms) >= POWER)
 
-    def shown_with(n: int) -> bool:
-        return bool(TTestPower().power(effect, nobs=n, alpha=alpha, alternative="two-sided") >= POWER)
 
+def first_seeds(is_enough: Callable[[int], bool]) -> int | None:
+    """Returns the least number of seeds, from 2 on, that is enough; None if it is above MOST_SEEDS."""
     low, high = 1, 2  # `low` is too few
-    while not shown_with(high):
+    while not is_enough(high):
         low, high = high, 2 * high
         if low > MOST_SEEDS:
             return None
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if shown_with(middle) else (middle, high)
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
     return high if high <= MOST_SEEDS else None

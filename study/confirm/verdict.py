@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from model.schedules import from_dict
@@ -10,9 +10,10 @@ from study.base.errors import first_line
 from study.base.names import METRIC
 from study.confirm.arms import Arm
 from study.confirm.controls import explain
-from study.confirm.decision import ALPHA, Comparison, compare, decide
+from study.confirm.decision import ALPHA, Comparison, compare, decide, seed_sd
 from study.confirm.paper import paper_table
 from study.confirm.results import NUMBERS, Results, Row, best_rate, by_seed
+from study.confirm.sequential import Looks
 from study.confirm.statistics import summary
 from study.confirm.verdict_file import FORMAT
 from study.confirm.wording import added, explanation, in_words
@@ -32,6 +33,7 @@ def judge(
     corpus_sha256: str | None = None,
     whole: bool = False,
     before: Mapping[str, Any] | None = None,
+    sequential: Looks | None = None,
 ) -> dict[str, Any]:
     """Returns the content of verdict.json.
 
@@ -41,12 +43,17 @@ def judge(
         corpus_sha256: of the text; decides whether full_val_loss is comparable to published values.
         whole: whether an evaluation reads all of its split.
         before: the previous verdict of the same confirmation.
+        sequential: the looks of --until-decided.
     """
     seeds = sorted({run["seed"] for run in results.runs})
     losses = {arm.name: by_seed(results.runs, arm.name, METRIC) for arm in arms}
     comparisons = compare(losses, baseline)
     on_test = compare({arm.name: by_seed(results.runs, arm.name, "test_loss") for arm in arms}, baseline)
-    verdict = decide(arms, comparisons, baseline, on_test)
+    excluded = dict[str, float]()
+    if sequential:
+        comparisons = {arm: replace(found, p_holm=sequential.p_holm[arm]) for arm, found in comparisons.items()}
+        excluded = {arm: sequential.smallest or 0.0 for arm in comparisons if sequential.last(arm).gain_excluded}
+    verdict = decide(arms, comparisons, baseline, on_test, excluded)
     words = in_words(verdict)
     explanations = [
         entry | {"sentence": explanation(entry, {arm.name: arm for arm in arms})}
@@ -54,6 +61,8 @@ def judge(
     ]
     more = added(verdict, explanations)
     looks = sorted({*before["looks"], len(before["seeds"])} - {len(seeds)}) if before else []
+    if sequential:
+        looks = [look.seeds for look in sequential.looks[:-1]]
     published = corpus_sha256 == SHAKESPEARE_CHAR_SHA256 and whole
     return {
         "format": FORMAT,
@@ -63,18 +72,21 @@ def judge(
         "claim": verdict.claim,
         "subject": verdict.subject.name if verdict.subject else None,
         "seeds_needed": verdict.needed,
+        "gain_excluded": verdict.excluded,
         "baseline": baseline,
         "metric": METRIC,
         "alpha": ALPHA,
         "seeds": seeds,
         "looks": looks,
+        "sequential": sequential.to_dict() if sequential else None,
+        "seed_sd": seed_sd(losses),
         "arms": [_arm(arm, results.runs, comparisons, on_test) for arm in arms],
         "same_as": dict(same_as),
         "explanations": explanations,
         "sweep": _sweep(results.sweep),
         "paper": paper_table(arms, results.runs, baseline, same_as),
         "published": PUBLISHED if published else None,
-        "warnings": [*warnings, *_warnings(results, arms, baseline, looks)],
+        "warnings": [*warnings, *_warnings(results, arms, baseline, [] if sequential else looks)],
     }
 
 

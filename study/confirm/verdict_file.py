@@ -34,6 +34,11 @@ def read_verdict(folder: Path) -> dict[str, Any] | None:
     return verdict
 
 
-def is_whole(verdict: Mapping[str, Any], seeds: int) -> bool:
-    """Whether a verdict covers so many seeds and lacks no run."""
-    return len(verdict["seeds"]) == seeds and not any(arm["failed"] for arm in verdict["arms"])
+def is_whole(verdict: Mapping[str, Any], seeds: int | None) -> bool:
+    """Whether a verdict lacks no run and covers so many seeds; None if its looks decide how many there are."""
+    if any(arm["failed"] for arm in verdict["arms"]):
+        return False
+    if seeds is None:
+        looks = verdict.get("sequential")
+        return looks is not None and looks["stopped"] is not None
+    return len(verdict["seeds"]) == seeds

@@ -6,7 +6,8 @@ from typing import Any
 
 from model.schedules import ValLoss
 from study.confirm.arms import Arm
-from study.confirm.decision import Comparison, Verdict
+from study.confirm.decision import Comparison, ModeratedTest, Verdict
+from study.confirm.sequential import Looks
 from study.confirm.statistics import POWER, Difference
 from study.engine.display import describe
 
@@ -40,12 +41,12 @@ def in_words(verdict: Verdict) -> Wording:
     if subject is None or comparison is None or comparison.p_holm is None:
         said += _on_test(verdict)
         return Wording(headline=said, figures="", sentence=said)
-    low, high = _interval(comparison.difference)
+    low, high = _interval(comparison.moderated or comparison.difference, comparison.difference.mean)
     figures = (
         f"95 % interval {low:.4f} to {high:.4f}; Holm p = {_p(comparison.p_holm)} over {verdict.arms} arms; "
         f"n = {comparison.difference.n} seeds"
     )
-    needed = f"; {_needed(verdict)}" if verdict.claim == "none" else ""
+    needed = f"; {_needed(verdict)}" if verdict.claim == "none" and verdict.excluded is None else ""
     return Wording(
         headline=f"{said}.{_on_test(verdict)}",
         figures=f"{figures}{needed}.",
@@ -87,6 +88,23 @@ def _figures(difference: Mapping[str, Any]) -> str:
     return f"{difference['mean']:+.4f}, 95 % interval {interval}, Holm p = {_p(difference['p_holm'])}"
 
 
+def after_look(looks: Looks) -> str:
+    """Returns what a look has shown, and what comes next."""
+    last = looks.looks[-1]
+    said = f"look at {last.seeds} seeds"
+    for state in ("better", "worse"):
+        if names := [arm.arm for arm in last.arms if arm.state == state]:
+            said += f"; {state}: {', '.join(names)}"
+    if names := [arm.arm for arm in last.arms if arm.gain_excluded and arm.state in ("open", "excluded")]:
+        said += f"; no gain of {looks.smallest:.4f} nats or more: {', '.join(names)}"
+    if looks.stopped == "shown":
+        return f"{said}. The answer is shown."
+    if looks.stopped == "excluded":
+        return f"{said}. No arm whose rate changes can gain so much."
+    question = f"{said}; in question: {', '.join(looks.open)}"
+    return f"{question}. All seeds are used." if looks.stopped else f"{question}. Next look: {looks.next_seeds} seeds."
+
+
 def _claim(verdict: Verdict) -> str:
     """Returns the claim: with its full stop if no test was possible, else without, since figures may follow."""
     rate = _name(verdict.baseline).removeprefix("constant ")
@@ -105,6 +123,11 @@ def _claim(verdict: Verdict) -> str:
         return f"{name} beats {than} by {size}"
     if verdict.claim == "worse":
         return f"No schedule is as good as {than}: {name}, the best of them, is {seen}"
+    if verdict.excluded is not None:
+        return (
+            f"No schedule gains {verdict.excluded:.4f} nats or more over {than}: {name}, the best of them, is {seen}, "
+            "and such a gain is excluded"
+        )
     return f"No difference that {difference.n} seeds can show: {name}, the best schedule, is {seen} than {than}"
 
 
@@ -137,17 +160,17 @@ def _test_result(test: Comparison | None, role: str) -> str:
     difference = test.difference
     interval = ""
     if difference.low is not None:
-        low, high = _interval(difference)
+        low, high = _interval(difference, difference.mean)
         interval = f" ({low:.4f} to {high:.4f})"
     return f"On the test half, which {role}, it is {_direction(difference)} by {abs(difference.mean):.4f}{interval}."
 
 
-def _interval(difference: Difference) -> tuple[float, float]:
+def _interval(found: Difference | ModeratedTest, mean: float) -> tuple[float, float]:
     """Returns the interval of the size of a difference, in the direction of its mean."""
-    assert difference.low is not None
-    assert difference.high is not None
-    sign = -1 if difference.mean < 0 else 1
-    low, high = sorted((sign * difference.low, sign * difference.high))
+    assert found.low is not None
+    assert found.high is not None
+    sign = -1 if mean < 0 else 1
+    low, high = sorted((sign * found.low, sign * found.high))
     return low, high
 
 

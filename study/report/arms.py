@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from study.base.figure_style import NARROW, colour, figure, label_ends
 from study.engine.display import describe
 from study.report.curves import Curve
-from study.report.style import NARROW, colour, figure, label_ends
 
 SOLID, DASHED, DOTTED = "solid", (0, (6, 2.5)), (0, (1.5, 2))
 LINE_STYLES: dict[str, tuple[str, Any]] = {  # by the beginning of the arm's name

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
+from study.base.figure_style import Drawing, both_widths
 from study.report import arms, figures, parameters
 from study.report.analysis import Analysis
 from study.report.depth_map import draw_depths
 from study.report.families import best_of_depths
 from study.report.sentences import count, duration, joined, trial_in_words
-from study.report.style import Drawing, both_widths
 from study.report.trials import Trial, best_so_far, pareto_front
 
 
@@ -57,8 +57,9 @@ class ReportFigures:
         caption = f"Above: the dropout rate of {whose}, over training. Below: validation losses of "
         if verdict is not None:
             all_arms = "all arms, but the controls of families" if self._analysis.explanations else "all arms"
+            most = "up to " if len({c.seeds for c in curves}) > 1 else ""
             seeds = count(max(c.seeds for c in curves), "seed")
-            caption += f"{all_arms}, means of {seeds}; bands are one standard deviation."
+            caption += f"{all_arms}, means of {most}{seeds}; bands are one standard deviation."
         elif self._analysis.families:
             caption += "it and of the best trial of each other family, on the same seed."
         else:

@@ -10,8 +10,8 @@ from matplotlib.ticker import MaxNLocator
 
 from model.regularizer import Regularizer
 from model.schedules import Piecewise, ValLoss
+from study.base.figure_style import LEVELS, colour, figure, level
 from study.engine.display import describe
-from study.report.style import LEVELS, colour, figure, level
 from study.report.trials import Trial
 
 COLUMNS = 60

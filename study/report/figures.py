@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from model.schedules import ValLoss, from_dict
+from study.base.figure_style import LEVELS, NARROW, colour, figure, level
 from study.report.rungs import Rung
-from study.report.style import LEVELS, NARROW, colour, figure, level
 from study.report.trials import BestSoFar, Trial, pareto_front, ranked
 
 

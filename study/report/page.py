@@ -9,9 +9,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from study.base import figure_style as style
 from study.base.provenance import utc_now
 from study.engine.display import describe
-from study.report import sentences, style
+from study.report import sentences
 from study.report.analysis import Analysis
 from study.report.captions import ReportFigures
 from study.report.source import Source
@@ -49,6 +50,8 @@ def _context(analysis: Analysis, figures: ReportFigures, storage: str | None) ->
         "confirm": sentences.confirm_command(config.name, storage) if analysis.winner else None,
         "resume": sentences.resume_command(config.name, storage) if analysis.unfinished else None,
         "notices": analysis.notices(),
+        "looks": sentences.looks(verdict.get("sequential")) if verdict else "",
+        "test": sentences.TEST,
         "steered": sentences.steered_arms(verdict["arms"]) if verdict else "",
         "same": sentences.same_schedules(verdict["same_as"]) if verdict else "",
         "trial_counts": sentences.trial_counts(analysis.trials),

@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from study.report.style import Drawing, both_widths, colour, figure, one_width
+from study.base.figure_style import Drawing, both_widths, colour, figure, one_width
 
 LEAST = 4
 """Completed trials below which an importance would mean nothing."""

@@ -23,6 +23,15 @@ STRONG, WEAK = 0.7, 0.4
 """From STRONG on, early losses predict the final order of the trials; below WEAK they do not."""
 
 
+TEST = (
+    "The p-values are of differences seed by seed, because a seed gives all arms the same weights and data. A few "
+    "seeds tell little about how much one arm varies, so each arm's variance is moved towards the mean of all arms "
+    "(Smyth 2004). Holm's correction raises the p-values for the number of arms: where no arm differs, about one "
+    "study in twenty, or fewer, claims a difference."
+)
+"""How a verdict tests, for a reader who compares models."""
+
+
 def count(n: int, thing: str) -> str:
     """Returns "1 trial", "2 trials"."""
     return f"{n:,} {thing}{'' if n == 1 else 's'}"
@@ -191,6 +200,21 @@ def _advice(rung: Rung, evaluations: Sequence[Rung]) -> str:
         since = earlier.step
     already = f" They already do so from step {since:,} on." if since is not None else ""
     return f"Losses here rank the trials almost as the end does. There is no reason to wait longer.{already}"
+
+
+def looks(sequential: Mapping[str, Any] | None) -> str:
+    """Returns how the seeds of a confirmation came in looks; empty if their number was fixed beforehand."""
+    if not sequential:
+        return ""
+    seen = [str(look["seeds"]) for look in sequential["looks"]]
+    said = f"The arms were judged after {joined(seen)} seeds, by a plan for at most {sequential['plan'][-1]}. "
+    said += "An arm got no more seeds once it was shown to be better or worse, or to be hardly different. "
+    said += f"The smallest gain that matters is {sequential['smallest']:.4f} nats. "
+    return said + {
+        "shown": "The confirmation stopped because a schedule was shown to be better.",
+        "excluded": "The confirmation stopped because no schedule can have such a gain.",
+        "seeds": "All seeds were used.",
+    }.get(sequential["stopped"], "It goes on: run study.confirm again.")
 
 
 def same_schedules(same_as: Mapping[str, str]) -> str:
