@@ -14,7 +14,7 @@ from study.confirm.arms import Arm, CompletedTrial, arms, best_of_study, canonic
 from study.confirm.controls import best_of_families, controls_of, explain, family_arms
 from study.confirm.decision import Comparison, compare, decide
 from study.confirm.plan import ConfirmationConfig, ConfirmationFolder
-from study.confirm.statistics import Difference
+from study.confirm.statistics import Difference, holm
 from study.confirm.wording import added, explanation
 from study.records.study_layout import StudyFolder
 from study.training.config import PRESETS
@@ -217,6 +217,24 @@ def test_the_verdict_on_a_subject_says_what_its_controls_add() -> None:
     assert added(verdict, explained) == f" It is no better than {SITES}, and better than {GATE}."
     assert added(replace(verdict, subject=COMPARED[0]), explained) == ""
     assert added(replace(verdict, subject=None), explained) == ""
+
+
+def test_the_p_values_are_adjusted_for_all_comparisons_with_controls() -> None:
+    by_arm = losses(best_constant=2.5, top_1=2.3, control=2.301, gate=2.2985)
+    found = [control["difference"] for entry in explain(COMPARED, by_arm, {}) for control in entry["controls"]]
+    assert len(found) == 3
+    assert [d["p_holm"] for d in found] == holm([d["p"] for d in found])
+    assert any(d["p_holm"] > d["p"] for d in found)
+
+
+def test_a_constant_rate_of_another_family_may_be_the_subject_of_the_verdict() -> None:
+    constant = Arm(
+        name="standout", meaning="", **parts(regularizer(STANDOUT, schedule={"kind": "constant", "rate": 0.2}))
+    )
+    rising = Arm(name="rising", meaning="", **parts(regularizer()))
+    by_arm = losses(best_constant=2.5, standout=2.3, rising=2.4)
+    verdict = decide([COMPARED[0], constant, rising], compare(by_arm, "best-constant"), "best-constant")
+    assert verdict.subject == constant
 
 
 def test_controls_that_were_not_trained_or_share_no_seed_explain_nothing() -> None:
