@@ -35,6 +35,7 @@ class FamilySite(Site):
 
     rate_levels: Tensor
     draw_kept, draw_bits, scaled = staticmethod(draw_kept), staticmethod(draw_bits), staticmethod(scaled)
+    linear = staticmethod(F.linear)
 
     def __init__(self, family: Family, rate: DropoutRate, n_head: int, weight_shape: tuple[int, int]) -> None:
         super().__init__(rate)
@@ -60,9 +61,10 @@ class FamilySite(Site):
             self.weight.data.copy_(weight)
 
     @staticmethod
-    def standardised(z: Tensor) -> Tensor:
-        """Returns `z` with mean 0 and variance 1 over the channels of each token, in float32."""
-        return F.layer_norm(z.float(), z.shape[-1:], eps=1e-8)
+    def standardised(z: Tensor, std: float) -> Tensor:
+        """Returns `z` with mean 0 and a standard deviation of `std` over the channels of each token, in float32."""
+        z = z.float()
+        return F.layer_norm(z, z.shape[-1:], weight=z.new_full(z.shape[-1:], std), eps=1e-8)
 
 
 def _save_rate(site: FamilySite, prefix: str, keep_vars: bool) -> None:

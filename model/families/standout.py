@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from model.sites import FamilySite
 
-LARGEST_EXPONENT = 60.0
-"""exp of more is infinite in float32, and rate 0 times infinity is no number."""
+SMALLEST = 1e-30
+"""A sigmoid is cut to this: at rate 0 it is divided by itself."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Standout(Family):
         evaluation:  h theta / (1 - p), the expectation: no identity, so that the rate is saved with the weights
 
     alpha 0 is standard dropout at the site, bit for bit, in training and evaluation. theta / (1 - p) is computed as
-    1 / ((1 - p) + p exp(-alpha z)), which is exactly 1 there and where p is 0. No gradient flows through theta, save
-    where it is learned.
+    s / (s (1 - 2 p) + p), s = sigmoid(alpha z), which is exactly 1 there and where p is 0. No gradient flows through
+    theta, save where it is learned.
 
     How it differs from the paper, whose algorithm 2 ties the mask's weights to the unit's own too: its bias beta is a
     parameter of its own, and here it is logit(1 - p), so that a rate means about the same share as in other families.
@@ -56,18 +56,26 @@ class Standout(Family):
 
     def derived(self, threshold: int) -> Mapping[str, float]:
         dropped = threshold / LEVELS
-        return {"dropped": dropped, "kept": 1 - dropped, "kept_levels": float(LEVELS - threshold)}
+        return {
+            "dropped": dropped,
+            "kept_more": 1 - 2 * dropped,  # than dropped
+            "minus_kept": dropped - 1,
+            "kept_levels": float(LEVELS - threshold),
+        }
 
     def multiplier(self, site: "FamilySite", x: "Tensor", *causes: "Tensor") -> "Tensor":
         z, source = causes
         n = site.rate.numbers(x)
-        logits = z.detach() if site.weight is None else source @ site.weight.mT
-        logits = site.standardised(logits) if self.calibrated else logits.float()
-        odds = (logits * -self.alpha).clamp(max=LARGEST_EXPONENT).exp()
-        gate: Tensor = (odds * n["dropped"] + n["kept"]).reciprocal()  # theta / (1 - p)
-        if not (site.training and self.sampled):
-            return gate
-        bits = site.draw_bits(x.shape, x)
-        kept = bits + gate.detach() * n["kept_levels"] > LEVELS - 0.5  # bits >= LEVELS (1 - theta), rounded
-        mask = site.scaled(kept, n["scale"], x)
-        return mask if site.weight is None else mask + (gate - gate.detach())
+        logits = z.detach() if site.weight is None else site.linear(source, site.weight)
+        logits = site.standardised(logits, self.alpha) if self.calibrated else logits.float() * self.alpha
+        s = logits.detach().sigmoid().clamp_(min=SMALLEST)
+        gate = s.div_((s * n["kept_more"]).add_(n["dropped"]))  # theta / (1 - p)
+        mask: Tensor = gate
+        if site.training and self.sampled:
+            bits = site.draw_bits(x.shape, x)
+            kept = (gate * n["kept_levels"]).add_(bits).gt_(LEVELS - 0.5)  # bits >= LEVELS (1 - theta), rounded
+            mask = site.scaled(kept, n["scale"], x)
+        if site.weight is None or not site.training:
+            return mask
+        slope = (gate * n["minus_kept"]).add_(1).mul_(gate)  # d gate / d logits
+        return mask.addcmul(slope, logits - logits.detach())  # + 0, with the gate's gradient
