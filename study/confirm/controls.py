@@ -26,15 +26,20 @@ class Control:
 
 
 def controls_of(regularizer: Regularizer) -> list[Control]:
-    """Returns the controls of a regularizer; none for a schedule of standard dropout at nanoGPT's sites."""
+    """Returns the controls of a regularizer; none for a schedule of standard dropout at nanoGPT's sites.
+
+    Nor has standout's gate without sampling any, which is a control itself.
+    """
     family, found = regularizer.family, []
+    if isinstance(family, Standout) and not family.sampled:
+        return []
     if not isinstance(family, Standard):
         simpler = replace(regularizer, family=same_sites(family))
         found.append(Control(prefix="control", what="standard dropout at the same sites", regularizer=simpler))
     elif family != Standard():
         simpler = replace(regularizer, family=Standard())
         found.append(Control(prefix="control", what="standard dropout at nanoGPT's sites", regularizer=simpler))
-    if isinstance(family, Standout) and family.sampled:
+    if isinstance(family, Standout):
         # In evaluation a standout is a gate: another activation function, which may be all that it gains.
         simpler = replace(regularizer, family=replace(family, sampled=False))
         found.append(Control(prefix="gate", what="the same gate without sampling", regularizer=simpler))
