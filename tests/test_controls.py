@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from model.regularizer import Regularizer
+from model.schedules import Constant
 from study.base.sealed_files import write_kept
 from study.confirm.arms import Arm, CompletedTrial, arms, best_of_study, canonical_regularizer, is_constant_rate
 from study.confirm.controls import best_of_families, controls_of, explain, family_arms
@@ -71,9 +72,13 @@ CONTROLS = [
 
 @pytest.mark.parametrize(("of", "expected"), CONTROLS, ids=lambda value: "" if isinstance(value, list) else None)
 def test_each_control_leaves_out_one_thing(of: Regularizer, expected: list[tuple[str, Regularizer]]) -> None:
-    found = controls_of(of)
+    *found, last = [*controls_of(of), None]
+    if found and found[-1].prefix == "constant":
+        last = found.pop()
     assert [(control.prefix, control.regularizer) for control in found] == expected
     assert all(control.regularizer.schedule == of.schedule for control in found)
+    assert (last is None) == (not expected), "each that is more than a schedule is compared with its largest rate"
+    assert last is None or last.regularizer == replace(of, schedule=Constant(0.2))
 
 
 def test_at_rate_0_every_regularizer_is_no_dropout() -> None:
