@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from model.regularizer import Regularizer
+from model.schedules import Constant
 from study.base.sealed_files import write_kept
 from study.confirm.arms import Arm, CompletedTrial, arms, best_of_study, canonical_regularizer, is_constant_rate
 from study.confirm.controls import best_of_families, controls_of, explain, family_arms
 from study.confirm.decision import Comparison, compare, decide
 from study.confirm.plan import ConfirmationConfig, ConfirmationFolder
-from study.confirm.statistics import Difference
+from study.confirm.statistics import Difference, holm
 from study.confirm.wording import added, explanation
 from study.records.study_layout import StudyFolder
 from study.training.config import PRESETS
@@ -49,7 +50,7 @@ CONTROLS = [
             ("gate", regularizer(STANDOUT | {"sampled": False})),
         ],
     ),
-    (regularizer(STANDOUT | {"sampled": False}), [("control", regularizer(standard("mlp_hidden")))]),
+    (regularizer(STANDOUT | {"sampled": False}), []),
     (
         regularizer(STANDOUT | {"elsewhere": "standard"}),
         [
@@ -71,9 +72,13 @@ CONTROLS = [
 
 @pytest.mark.parametrize(("of", "expected"), CONTROLS, ids=lambda value: "" if isinstance(value, list) else None)
 def test_each_control_leaves_out_one_thing(of: Regularizer, expected: list[tuple[str, Regularizer]]) -> None:
-    found = controls_of(of)
+    *found, last = [*controls_of(of), None]
+    if found and found[-1].prefix == "constant":
+        last = found.pop()
     assert [(control.prefix, control.regularizer) for control in found] == expected
     assert all(control.regularizer.schedule == of.schedule for control in found)
+    assert (last is None) == (not expected), "each that is more than a schedule is compared with its largest rate"
+    assert last is None or last.regularizer == replace(of, schedule=Constant(0.2))
 
 
 def test_at_rate_0_every_regularizer_is_no_dropout() -> None:
@@ -195,7 +200,7 @@ def test_what_explains_a_difference(case: str) -> None:
         pairs = zip(by_arm["top-1"].values(), by_arm[control["arm"]].values(), strict=True)
         mean = sum(a - b for a, b in pairs if a is not None and b is not None) / 5
         assert difference["mean"] == pytest.approx(mean)
-        assert difference["p"] <= difference["p_holm"] <= min(1, 3 * difference["p"]) + 1e-12, "of three comparisons"
+        assert difference["p"] <= difference["p_holm"] <= min(1, 2 * difference["p"]) + 1e-12, "of two comparisons"
         significant = difference["p_holm"] < 0.05
         assert control["claim"] == (("better" if mean < 0 else "worse") if significant else "none")
     words = explanation(entry, {arm.name: arm for arm in COMPARED})
@@ -217,6 +222,24 @@ def test_the_verdict_on_a_subject_says_what_its_controls_add() -> None:
     assert added(verdict, explained) == f" It is no better than {SITES}, and better than {GATE}."
     assert added(replace(verdict, subject=COMPARED[0]), explained) == ""
     assert added(replace(verdict, subject=None), explained) == ""
+
+
+def test_the_p_values_are_adjusted_for_all_comparisons_with_controls() -> None:
+    by_arm = losses(best_constant=2.5, top_1=2.3, control=2.301, gate=2.2985)
+    found = [control["difference"] for entry in explain(COMPARED, by_arm, {}) for control in entry["controls"]]
+    assert len(found) == 2
+    assert [d["p_holm"] for d in found] == holm([d["p"] for d in found])
+    assert any(d["p_holm"] > d["p"] for d in found)
+
+
+def test_a_constant_rate_of_another_family_may_be_the_subject_of_the_verdict() -> None:
+    constant = Arm(
+        name="standout", meaning="", **parts(regularizer(STANDOUT, schedule={"kind": "constant", "rate": 0.2}))
+    )
+    rising = Arm(name="rising", meaning="", **parts(regularizer()))
+    by_arm = losses(best_constant=2.5, standout=2.3, rising=2.4)
+    verdict = decide([COMPARED[0], constant, rising], compare(by_arm, "best-constant"), "best-constant")
+    assert verdict.subject == constant
 
 
 def test_controls_that_were_not_trained_or_share_no_seed_explain_nothing() -> None:

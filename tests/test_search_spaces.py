@@ -44,7 +44,8 @@ def shares(journal: Path, space: str) -> Counter[str | None]:
     found = EqualShares.of_space(space)
     assert found is not None
     study = optuna.load_study(study_name="study", storage=open_storage(None, journal))
-    return Counter(found.value(trial) for trial in study.trials if trial.state is not TrialState.WAITING)
+    begun = (trial for trial in study.trials if trial.state is not TrialState.WAITING)
+    return Counter(trial.params.get(found.parameter) for trial in begun)
 
 
 def first_known_good(space: str) -> list[Regularizer]:

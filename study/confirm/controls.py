@@ -8,6 +8,7 @@ from model.depth import Uniform
 from model.families import Standard, Standout
 from model.families import control as same_sites
 from model.regularizer import Regularizer
+from model.schedules import Constant, Piecewise, ValLoss
 from study.confirm.arms import Arm, CompletedTrial, canonical_regularizer
 from study.confirm.decision import Comparison, claim, compare
 from study.confirm.statistics import holm
@@ -26,21 +27,30 @@ class Control:
 
 
 def controls_of(regularizer: Regularizer) -> list[Control]:
-    """Returns the controls of a regularizer; none for a schedule of standard dropout at nanoGPT's sites."""
+    """Returns the controls of a regularizer; none for a schedule of standard dropout at nanoGPT's sites.
+
+    Nor has standout's gate without sampling any, which is a control itself.
+    """
     family, found = regularizer.family, []
+    if isinstance(family, Standout) and not family.sampled:
+        return []
     if not isinstance(family, Standard):
         simpler = replace(regularizer, family=same_sites(family))
         found.append(Control(prefix="control", what="standard dropout at the same sites", regularizer=simpler))
     elif family != Standard():
         simpler = replace(regularizer, family=Standard())
         found.append(Control(prefix="control", what="standard dropout at nanoGPT's sites", regularizer=simpler))
-    if isinstance(family, Standout) and family.sampled:
+    if isinstance(family, Standout):
         # In evaluation a standout is a gate: another activation function, which may be all that it gains.
         simpler = replace(regularizer, family=replace(family, sampled=False))
         found.append(Control(prefix="gate", what="the same gate without sampling", regularizer=simpler))
     if regularizer.depth != Uniform():
         simpler = replace(regularizer, depth=Uniform())
         found.append(Control(prefix="uniform", what="the same rate in all layers", regularizer=simpler))
+    if not regularizer.is_plain and not isinstance(regularizer.schedule, Constant | Piecewise | ValLoss):
+        largest = max(regularizer.rate(0), regularizer.rate(1))  # as papers compare a schedule with its end
+        simpler = replace(regularizer, schedule=Constant(largest))
+        found.append(Control(prefix="constant", what="its largest rate throughout", regularizer=simpler))
     return found
 
 
@@ -58,7 +68,8 @@ def best_of_families(completed: Iterable[CompletedTrial]) -> list[CompletedTrial
 def family_arms(best: Sequence[CompletedTrial]) -> list[Arm]:
     """Returns an arm for the best trial of each family, each with its controls; the first is the study's winner.
 
-    Only the winner is trained with the same rate in all layers too: depth is not the families' question.
+    Only the winner is trained with the same rate in all layers too: depth is not the families' question. None is
+    trained at its largest rate throughout: for the winner `arms` has its mean rate.
     """
     found = []
     for place, trial in enumerate(best):
@@ -68,7 +79,7 @@ def family_arms(best: Sequence[CompletedTrial]) -> list[Arm]:
         found += [
             Arm(name=f"{c.prefix}-{kind}", meaning=f"{c.what} as {name}", **parts(c.regularizer))
             for c in controls_of(trial.regularizer)
-            if place == 0 or c.prefix != "uniform"
+            if c.prefix in (("control", "gate", "uniform") if place == 0 else ("control", "gate"))
         ]
     return found
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from search_spaces import EQUAL_SHARES
 
@@ -37,19 +37,14 @@ class EqualShares:
         """Asks for a trial of the value that has the fewest, unless a trial waits already.
 
         Trials count however they ended, so that a value whose trials fail does not get those of the others. Nothing but
-        the study is counted: a resumed study goes on with the value that is next.
+        the study is counted: a resumed study goes on with the value that is next. Call it when all trials that an
+        earlier session left unfinished have their parameters.
         """
         trials = study.get_trials(deepcopy=False)
         if any(trial.state is TrialState.WAITING for trial in trials):
             return
-        count = Counter(self.value(trial) for trial in trials)
+        count = Counter(trial.params.get(self.parameter) for trial in trials)
         study.enqueue_trial({self.parameter: min(self.values, key=lambda value: count[value])})
-
-    def value(self, trial: FrozenTrial) -> str | None:
-        """Returns a trial's value of the parameter; None if its driver died before it was suggested."""
-        asked: Mapping[str, Any] = trial.system_attrs.get("fixed_params", {})  # Optuna's own, of an enqueued trial
-        value: str | None = trial.params.get(self.parameter, asked.get(self.parameter))
-        return value
 
 
 def group_of(shares: EqualShares | None, parameters: Mapping[str, Any]) -> str:
