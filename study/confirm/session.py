@@ -258,7 +258,7 @@ class _Confirmation:
         seconds = self._estimate.seconds * (1 + MEASURING_SHARE) * -(-lacking // slots.count)
         where = f"{slots.count} at once on {'GPUs' if slots.gpus else 'CPU cores'}"
         self._say(
-            f"confirmation of study {config.study}: about {lacking} runs of {config.training.steps:,} steps, {where}: "
+            f"confirmation of study {config.study}: {'at most' if config.looks else 'about'} {lacking} runs of {config.training.steps:,} steps, {where}: "
             f"at most about {duration(seconds)}"
         )
 
