@@ -256,9 +256,10 @@ class _Confirmation:
         chosen = most_arms(config.found, steps) if rate is None else arms(config.found, rate, steps)[0]
         lacking += sum(not is_complete(run.folder) for run in arm_runs(config, self._folder, chosen))
         seconds = self._estimate.seconds * (1 + MEASURING_SHARE) * -(-lacking // slots.count)
+        bound = "at most" if config.looks else "about"
         where = f"{slots.count} at once on {'GPUs' if slots.gpus else 'CPU cores'}"
         self._say(
-            f"confirmation of study {config.study}: {'at most' if config.looks else 'about'} {lacking} runs of {config.training.steps:,} steps, {where}: "
+            f"confirmation of study {config.study}: {bound} {lacking} runs of {config.training.steps:,} steps, {where}: "
             f"at most about {duration(seconds)}"
         )
 
