@@ -259,8 +259,8 @@ class _Confirmation:
         bound = "at most" if config.looks else "about"
         where = f"{slots.count} at once on {'GPUs' if slots.gpus else 'CPU cores'}"
         self._say(
-            f"confirmation of study {config.study}: {bound} {lacking} runs of {config.training.steps:,} steps, {where}: "
-            f"at most about {duration(seconds)}"
+            f"confirmation of study {config.study}: {bound} {lacking} runs of {config.training.steps:,} steps, {where}"
+            f": at most about {duration(seconds)}"
         )
 
     def _say(self, line: str) -> None:
