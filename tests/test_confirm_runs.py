@@ -209,6 +209,36 @@ def test_only_an_earlier_verdict_on_the_same_runs_counts_as_a_look(trained: Path
     assert looks("out", others) == [], "the folder had a verdict on other schedules"
 
 
+def test_runs_are_judged_at_looks_as_far_as_they_go(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.test_mistakes import check
+
+    monkeypatch.chdir(tmp_path)
+    for schedule in ("constant-0.2", "linear"):
+        for seed in SEEDS:
+            shutil.copytree(trained / f"{schedule}-{seed}", tmp_path / "runs" / f"{schedule}-{seed}")
+    capsys.readouterr()
+    command = ["--runs", "runs", "--output", "out", "--until-decided", "--max-seeds", "5", "--smallest", "0.00001"]
+    check(lambda: confirm.main(command), "begins with 3 seeds of every arm", tmp_path, capsys)
+    for schedule in ("constant-0.2", "linear"):
+        shutil.copytree(train_run(tmp_path, schedule, 3, "--full-evaluation"), tmp_path / "runs" / f"{schedule}-3")
+    assert confirm.main(command) == 0
+    assert "look at 3 seeds; in question: paper-linear. Next look: 5 seeds." in capsys.readouterr().out
+    looks = verdict(tmp_path / "out")["sequential"]
+    assert (looks["plan"], looks["stopped"], looks["open"]) == ([3, 5], None, ["paper-linear"])
+    assert [look["seeds"] for look in looks["looks"]] == [3]
+
+
+def test_power_is_measured_from_runs(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert confirm.main(["--runs", str(trained), "--output", str(tmp_path / "out"), "--power"]) == 0
+    printed = capsys.readouterr().out
+    assert "measured from the runs that exist; the baseline and 4 arms" in printed
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["power.svg"]
+    assert confirm.main(["--runs", str(trained), "--output", str(tmp_path / "out"), "--power", "--seed-sd", "0.5"]) == 0
+    assert "seed SD 0.5000 nats, given" in capsys.readouterr().out
+
+
 def test_judging_imports_no_ray_mlflow_or_optuna(trained: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from study.confirm.__main__ import main; status = main(sys.argv[1:]);"

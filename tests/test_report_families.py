@@ -12,12 +12,12 @@ from optuna.trial import create_trial
 from model.depth import Annealed
 from model.regularizer import Regularizer
 from search_spaces.families import FAMILIES
+from study.base.figure_style import both_widths, standalone
 from study.base.names import Outcome
 from study.report.depth_map import draw_depths, rates_over_depth
 from study.report.families import best_of_depths, family_results, importance_within
 from study.report.parameters import importance
 from study.report.sentences import trial_in_words, unconfirmed, within_families
-from study.report.style import both_widths, standalone
 from study.report.trials import Trial, TrialRecord, make_trials
 
 LINEAR = {"kind": "linear", "initial_rate": 0.3, "final_rate": 0.0}
@@ -70,7 +70,7 @@ def test_trials_name_their_family_and_an_earlier_versions_rows_have_none() -> No
     }  # fmt: skip
     assert trial_in_words(found[1]).startswith("trial 1: constant 0.1, path, rising over depth, ")
     assert trial_in_words(found[2]).startswith("trial 2: linear 0.3 to 0, dropblock 4 alone, failed")
-    sentence, worth = unconfirmed(found)
+    sentence, worth = unconfirmed(found, {})
     assert "a constant schedule of path is the best of 2 completed trials" in sentence
     assert "The best constant rate of standard dropout here, 0.1 (trial 0), reached 2.0000: 0.5000 more" in worth
 

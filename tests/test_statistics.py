@@ -147,6 +147,16 @@ def test_a_constant_rate_is_never_the_subject_beside_a_schedule() -> None:
     assert name(found).startswith("linear")
 
 
+def test_a_schedule_that_is_shown_to_be_better_comes_before_a_luckier_one() -> None:
+    rng = np.random.default_rng(4)
+    losses = {arm.name: 2.42 + rng.normal(0, 0.001, 5) for arm in ARMS}
+    losses["linear-3"] = losses["linear-3"] - 0.012
+    losses["linear-5"] = losses[BASELINE] - 0.0135 + np.array([-0.018, 0.018, -0.015, 0.015, 0.0])
+    found = verdict(losses)
+    assert min(losses, key=lambda name: losses[name].mean()) == "linear-5"
+    assert (found.claim, name(found)) == ("better", "linear-3")
+
+
 def test_an_arm_that_lacks_seeds_is_never_the_subject() -> None:
     rng = np.random.default_rng(2)
     losses = {arm.name: dict(enumerate(rng.normal(2.42, 0.001, 5))) for arm in ARMS}

@@ -123,6 +123,11 @@ def arms(
     return kept, {name: same for name, same in names.items() if name != same}
 
 
+def most_arms(top: Sequence[CompletedTrial], steps: int, more: Sequence[Arm] = ()) -> list[Arm]:
+    """Returns the arms as long as the sweep has not chosen a rate: for a rate that no other arm has."""
+    return max((arms(top, rate, steps, more)[0] for rate in SWEEP_RATES), key=len)
+
+
 def mean_rate(found: CompletedTrial, steps: int) -> float:
     """Returns the mean of a trial's rates over all steps."""
     schedule = open_loop(found)

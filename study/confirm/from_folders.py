@@ -93,8 +93,13 @@ def judge_runs(paths: Sequence[Path], options: RunsOptions, console: Console) ->
     arms = _arms(compared, rate)
     if options.power:
         return _tell_power(compared, len(arms) - 1, options, console)
-    sha256 = _measure([run for run in compared if run.completed], options, console)
     names = {canonical_regularizer(arm.regularizer): arm.name for arm in arms}
+    looks = None
+    if options.until_decided:
+        rows = [_rows(run, names[run.simple])[0] for run in compared]
+        losses = {arm.name: by_seed(rows, arm.name, METRIC) for arm in arms}
+        looks = follow_runs(losses, arms, BASELINE, sorted(seeds), options.plan, options.smallest)
+    sha256 = _measure([run for run in compared if run.completed], options, console)
     found = [_rows(run, names[run.simple]) for run in compared]
     results = with_times(
         Results(
@@ -110,10 +115,6 @@ def judge_runs(paths: Sequence[Path], options: RunsOptions, console: Console) ->
         )
     if len({run.measures.device for run in compared if run.measures.device}) > 1:
         warnings.append("the runs trained on different devices: their times and sampling speeds cannot be compared")
-    looks = None
-    if options.until_decided:
-        losses = {arm.name: by_seed(results.runs, arm.name, METRIC) for arm in arms}
-        looks = follow_runs(losses, arms, BASELINE, sorted(seeds), options.plan, options.smallest)
     verdict = judge(
         results,
         arms,

@@ -15,7 +15,7 @@ from study.base.cli import flag
 from study.base.errors import UserError
 from study.base.names import ARM, SEED
 from study.base.sealed_files import copy_of, read_kept, write_kept
-from study.confirm.arms import SWEEP_RATES, Arm, CompletedTrial, arms, best_of_study
+from study.confirm.arms import SWEEP_RATES, Arm, CompletedTrial, arms, best_of_study, most_arms
 from study.confirm.controls import best_of_families, family_arms
 from study.confirm.options import MOST_SEEDS, ConfirmOptions
 from study.engine.run_spec import RunSpec
@@ -246,9 +246,9 @@ def chosen_arms(config: ConfirmationConfig, best_rate: float) -> tuple[list[Arm]
     return arms(config.found, best_rate, config.training.steps, family_arms(config.families))
 
 
-def most_arms(config: ConfirmationConfig) -> list[Arm]:
-    """Returns the arms as long as the sweep has not chosen a rate: for a rate that no other arm has."""
-    return max((chosen_arms(config, rate)[0] for rate in SWEEP_RATES), key=len)
+def possible_arms(config: ConfirmationConfig) -> list[Arm]:
+    """Returns the arms as long as the sweep has not chosen a rate: see `most_arms`."""
+    return most_arms(config.found, config.training.steps, family_arms(config.families))
 
 
 def sweep_runs(config: ConfirmationConfig, folder: ConfirmationFolder) -> list[Run]:

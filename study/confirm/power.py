@@ -12,7 +12,7 @@ from study.base.errors import UserError
 from study.confirm.course import State
 from study.confirm.decision import ALPHA, seed_sd
 from study.confirm.options import ConfirmOptions, LookOptions
-from study.confirm.plan import ConfirmationConfig, ConfirmationFolder, arm_seeds, most_arms, sweep_runs
+from study.confirm.plan import ConfirmationConfig, ConfirmationFolder, arm_seeds, possible_arms, sweep_runs
 from study.confirm.results import is_complete
 from study.confirm.simulation import simulate
 from study.confirm.statistics import POWER, first_seeds, power_of_test
@@ -71,7 +71,7 @@ def tell_power(
     config: ConfirmationConfig, folder: ConfirmationFolder, options: ConfirmOptions, console: Console
 ) -> int:
     """Tells the power of a study's confirmation, and draws it in its folder; returns the exit status."""
-    chosen = most_arms(config)
+    chosen = possible_arms(config)
     swept = {run.arm: dict[int, RunFolder]() for run in sweep_runs(config, folder)}
     for run in sweep_runs(config, folder):
         swept[run.arm][run.seed] = run.folder

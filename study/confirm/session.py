@@ -24,7 +24,7 @@ from study.confirm.plan import (
     arm_seeds,
     chosen_arms,
     fetch_runs,
-    most_arms,
+    possible_arms,
     sweep_runs,
 )
 from study.confirm.results import Results, Row, best_rate, by_seed, is_complete, run_rows, with_times
@@ -242,13 +242,14 @@ class _Confirmation:
         slots = machines.slots
         lacking = sum(not is_complete(run.folder) for run in sweep)
         rate = best_rate([self._rows(run)[0] for run in sweep]) if all(is_complete(r.folder) for r in sweep) else None
-        chosen = most_arms(config) if rate is None else chosen_arms(config, rate)[0]
+        chosen = possible_arms(config) if rate is None else chosen_arms(config, rate)[0]
         lacking += sum(not is_complete(run.folder) for run in arm_runs(config, self._folder, chosen))
         seconds = machines.estimate.seconds * (1 + MEASURING_SHARE) * -(-lacking // slots.count)
+        bound = "at most" if config.looks else "about"
         where = f"{slots.count} at once on {'GPUs' if slots.gpus else 'CPU cores'}"
         self._say(
-            f"confirmation of study {config.study}: about {lacking} runs of {config.training.steps:,} steps, {where}: "
-            f"at most about {duration(seconds)}"
+            f"confirmation of study {config.study}: {bound} {lacking} runs of {config.training.steps:,} steps, {where}"
+            f": at most about {duration(seconds)}"
         )
 
     def _say(self, line: str) -> None:
