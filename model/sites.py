@@ -48,8 +48,10 @@ class FamilySite(Site):
 
     @property
     def active(self) -> bool:
-        if self.training or not self.family.works_in_eval:
-            return super().active
+        if self.training:
+            return self.rate.drops  # torch.compile takes the property of `super()` for true, whatever it is
+        if not self.family.works_in_eval:
+            return False
         return torch.compiler.is_compiling() or self.rate.eager["threshold"] > 0  # one graph for evaluation, not two
 
     def multiplier(self, x: Tensor, *causes: Tensor) -> Tensor:

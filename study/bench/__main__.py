@@ -12,10 +12,11 @@ import torch
 from study.base import cli
 from study.base.errors import UserError, exit_status
 from study.base.files import check_output_file
+from study.bench.family_steps import bench_families
 from study.bench.steps import bench_compilations, bench_evaluation, bench_sampling, bench_saving, bench_steps
 from study.corpus import load_corpus
 
-PARTS = ("steps", "compilations", "evaluation", "sampling", "studies")
+PARTS = ("steps", "families", "compilations", "evaluation", "sampling", "studies")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     say(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}")
     if "steps" in parts:
         numbers |= bench_steps(say, args.rounds)
+    if "families" in parts:
+        numbers |= bench_families(say, args.rounds)
     if "compilations" in parts:
         numbers |= bench_compilations(say)
     if "evaluation" in parts:

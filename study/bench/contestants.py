@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.dropout import set_dropout_rate
+from model.families import Family, Standard
 from model.gpt import GPT, IGNORED, GPTConfig
 
 Step = Callable[[], object]
@@ -91,9 +92,19 @@ class Shape:
         return x, y
 
 
-def our_step(shape: Shape, rate: float, device: str = "cpu", bfloat16: bool = False, compiled: bool = False) -> Step:
+STANDARD = Standard()
+
+
+def our_step(
+    shape: Shape,
+    rate: float,
+    device: str = "cpu",
+    bfloat16: bool = False,
+    compiled: bool = False,
+    family: Family = STANDARD,
+) -> Step:
     """Returns a training step of our GPT."""
-    model = GPT(shape.model).to(device)
+    model = GPT(shape.model, family).to(device)
     set_dropout_rate(model, rate)
     return training_step(model, shape, device, bfloat16=bfloat16, compiled=compiled)
 
