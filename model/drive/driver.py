@@ -12,10 +12,10 @@ from model.checks import check_integer, short
 from model.drive.choice import check_family, chosen, names
 from model.drive.compiled import Replacement
 from model.drive.levels import QUANTIZED, Levels
-from model.drive.reader import read_schedule
+from model.drive.reader import Source, read_schedule
 from model.drive.sites import Site, ValueSite, find_sites, set_sites
 from model.regularizer import Regularizer
-from model.schedules import Constant, Schedule
+from model.schedules import Constant
 
 
 class Driver:
@@ -33,7 +33,7 @@ class Driver:
     def __init__(
         self,
         model: nn.Module,
-        regularizer: Regularizer | Schedule | Mapping[str, Any],
+        regularizer: Source,
         steps: int,
         only: str | None = None,
         skip: str | None = None,
@@ -43,7 +43,7 @@ class Driver:
 
         Args:
             model: a module of any library, or a GPT of this project.
-            regularizer: `read_schedule(FILE_OR_DICT)`; a schedule or a dict is read as that does.
+            regularizer: `read_schedule(FILE_OR_DICT)`, or what that reads.
             steps: the number of updates of the whole training.
             only: a regular expression; the sites whose names it matches are driven, those at rate 0 too. Without it,
                 the sites above 0 are.
