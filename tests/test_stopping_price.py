@@ -58,8 +58,7 @@ def test_simulated_trials_stop_where_tune_stops_them(grace_steps: int, known_goo
     generator = np.random.default_rng(grace_steps)
     for _ in range(20):
         sample = trials(generator.normal(2, 0.1, (17, 10)), known_good)
-        found = simulate_asha(sample, rungs(STEPS, grace_steps), STEPS, 1 if in_turn else len(sample))
-        assert found == asha(sample, grace_steps, in_turn)
+        assert simulate_asha(sample, rungs(STEPS, grace_steps), STEPS) == asha(sample, grace_steps, in_turn)
 
 
 def test_early_losses_that_tell_all_cost_nothing_and_those_that_mislead_cost_the_best() -> None:
@@ -77,3 +76,11 @@ def test_early_losses_that_tell_all_cost_nothing_and_those_that_mislead_cost_the
         told, 10
     )
     assert "train without early stopping" in stopping_price(misled[:1], 10)
+
+
+def test_trials_are_compared_within_their_group() -> None:
+    sample = trials(np.random.default_rng(5).normal(2, 0.1, (20, 10)))
+    apart = simulate_asha(sample, [10, 30], STEPS, lambda trial: str(trial.number % 2))
+    for half in (0, 1):
+        assert apart[half::2] == simulate_asha(sample[half::2], [10, 30], STEPS)
+    assert apart != simulate_asha(sample, [10, 30], STEPS)

@@ -8,6 +8,7 @@ from study.base.names import Outcome
 from study.base.regularizers import parts_of
 from study.engine.display import describe
 from study.engine.early_stopping import rungs
+from study.engine.equal_shares import EqualShares, group_of
 from study.report import sentences
 from study.report.curves import Curve, arm_curve, trial_curve
 from study.report.edges import Edge, winner_edges
@@ -64,7 +65,14 @@ class Analysis:
     @cached_property
     def stopping_prices(self) -> list[StoppingPrice]:
         """The price of early stopping, for some grace periods; nothing for too few completed trials."""
-        return thinned(stopping_prices(self.trials, self.steps), self.source.config.grace_steps)
+        config, study = self.source.config, self.source.study
+        if study is None:  # only Optuna's record has the groups that early stopping compared
+            groups = {trial.number: trial.family_kind for trial in self.trials}
+        else:
+            shares = EqualShares.of_space(config.space)
+            groups = {trial.number: group_of(shares, trial.params) for trial in study.get_trials(deepcopy=False)}
+        prices = stopping_prices(self.trials, self.steps, lambda trial: groups.get(trial.number, ""))
+        return thinned(prices, config.grace_steps)
 
     @cached_property
     def edges(self) -> list[Edge]:

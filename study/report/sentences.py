@@ -10,7 +10,7 @@ from study.engine.display import describe
 from study.report.edges import Edge
 from study.report.parameters import FEW_IN_TOP, Importance
 from study.report.rungs import Rung
-from study.report.stopping_price import AT_ONCE, DRAWS, StoppingPrice
+from study.report.stopping_price import DRAWS, StoppingPrice
 from study.report.trials import Trial, ranked
 
 FEW = 8
@@ -168,8 +168,8 @@ def grace_period(rungs: Sequence[Rung], evaluations: Sequence[Rung], scheduler: 
 def stopping_price(prices: Sequence[StoppingPrice], grace_steps: int) -> str:
     """Returns which grace period the prices speak for."""
     words = (
-        f"Price of early stopping: {DRAWS} searches were simulated, {AT_ONCE} trials at once, on the curves of the "
-        "completed trials. Each draws its trials with replacement. "
+        f"Price of early stopping: {DRAWS} searches were simulated on the curves of the completed trials. Each draws "
+        "its trials with replacement. "
     )
     safe = next((price.grace_steps for price in prices if price.kept >= SAFE), None)
     mine = next((price for price in prices if price.grace_steps == grace_steps), None)

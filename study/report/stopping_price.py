@@ -1,10 +1,9 @@
 """The price of early stopping: ASHA, simulated again and again on the curves of a study's completed trials."""
 
-import heapq
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 
@@ -13,8 +12,6 @@ from study.report.trials import Trial, ranked
 
 FEWEST = 8
 """Fewer completed trials say nothing about a search."""
-AT_ONCE = 8
-"""How many trials train at once in a simulation."""
 DRAWS = 400
 
 
@@ -34,11 +31,16 @@ class StoppingPrice:
     cost: float
 
 
-def stopping_prices(trials: Sequence[Trial], steps: int, at_once: int = AT_ONCE) -> list[StoppingPrice]:
+def stopping_prices(
+    trials: Sequence[Trial], steps: int, group_of: Callable[[Trial], str] = lambda _: ""
+) -> list[StoppingPrice]:
     """Returns the price of each grace period that ends at an evaluation; nothing for too few completed trials.
 
     Each simulated search draws as many trials as were completed, with replacement and in random order (bootstrap).
     Protected trials stay protected. All trials are taken to be equally fast.
+
+    Args:
+        group_of: returns the group of a trial. Early stopping compares trials of the same group only.
     """
     completed = [t for t in ranked(trials) if t.steps[-1] == steps]
     if len(completed) < FEWEST:
@@ -47,7 +49,7 @@ def stopping_prices(trials: Sequence[Trial], steps: int, at_once: int = AT_ONCE)
     generator = np.random.default_rng(0)  # the same report for the same study
     draws = generator.integers(len(completed), size=(DRAWS, len(completed)))
     samples = [[completed[i] for i in draw] for draw in draws]
-    return [_price(grace, samples, steps, at_once) for grace in graces]
+    return [_price(grace, samples, steps, group_of) for grace in graces]
 
 
 def thinned(prices: Sequence[StoppingPrice], grace_steps: int, most: int = 8) -> list[StoppingPrice]:
@@ -56,9 +58,11 @@ def thinned(prices: Sequence[StoppingPrice], grace_steps: int, most: int = 8) ->
     return [price for i, price in enumerate(prices) if i % stride == 0 or price.grace_steps == grace_steps]
 
 
-def _price(grace_steps: int, samples: Sequence[Sequence[Trial]], steps: int, at_once: int) -> StoppingPrice:
+def _price(
+    grace_steps: int, samples: Sequence[Sequence[Trial]], steps: int, group_of: Callable[[Trial], str]
+) -> StoppingPrice:
     milestones = rungs(steps, grace_steps)
-    reached = [simulate_asha(sample, milestones, steps, at_once) for sample in samples]
+    reached = [simulate_asha(sample, milestones, steps, group_of) for sample in samples]
     regrets = []
     for sample, ends in zip(samples, reached, strict=True):
         found = [t.best_val_loss for t, end in zip(sample, ends, strict=True) if end == steps]
@@ -71,31 +75,26 @@ def _price(grace_steps: int, samples: Sequence[Sequence[Trial]], steps: int, at_
     )
 
 
-def simulate_asha(trials: Sequence[Trial], milestones: Sequence[int], steps: int, at_once: int) -> list[int]:
+def simulate_asha(
+    trials: Sequence[Trial], milestones: Sequence[int], steps: int, group_of: Callable[[Trial], str] = lambda _: ""
+) -> list[int]:
     """Returns the step that each trial reaches under ASHA (Li et al. 2020), as Ray Tune has it.
 
-    A trial that is worse at a milestone than the best third of the trials that were there before stops.
+    A trial that is worse at a milestone than the best third of the trials that were there before stops. Trials of equal
+    speed reach each milestone in the order in which they began. How many train at once therefore changes nothing.
     """
-    milestones = [*milestones, steps]
-    recorded: list[list[float]] = [[] for _ in milestones]
-    reached = [0] * len(trials)
-    waiting = iter(range(len(trials)))
-    # Each event is a time in steps, the number of a trial, and the milestone that the trial comes to.
-    events = [(milestones[0], number, 0) for number in islice(waiting, at_once)]
-    heapq.heapify(events)
-    while events:
-        now, number, i = heapq.heappop(events)
-        reached[number] = milestones[i]
-        goes_on = milestones[i] < steps
-        if goes_on:
-            loss = loss_at(trials[number], milestones[i])
-            cutoff = _cutoff(recorded[i])
-            insort(recorded[i], loss)
-            goes_on = cutoff is None or loss <= cutoff or trials[number].record.known_good is not None
-        if goes_on:
-            heapq.heappush(events, (now + milestones[i + 1] - milestones[i], number, i + 1))
-        elif (later := next(waiting, None)) is not None:
-            heapq.heappush(events, (now + milestones[0], later, 0))
+    recorded: dict[tuple[str, int], list[float]] = defaultdict(list)
+    reached = []
+    for trial in trials:
+        end = steps
+        for milestone in milestones:
+            loss, losses = loss_at(trial, milestone), recorded[group_of(trial), milestone]
+            cutoff = _cutoff(losses)
+            insort(losses, loss)
+            if cutoff is not None and loss > cutoff and trial.record.known_good is None:
+                end = milestone
+                break
+        reached.append(end)
     return reached
 
 
