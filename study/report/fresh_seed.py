@@ -35,8 +35,8 @@ def expected_losses(
 
     The losses are a Gaussian process of the rate over time, plus noise of the seed (Rasmussen & Williams 2006, eq. 2.25
     with a constant mean, section 2.7). A few trials cannot fix its two parameters. The result is therefore a mean over
-    a grid of these, weighted by their restricted likelihood. The trials of a search share a seed: luck that all of them
-    share stays invisible.
+    a grid of these, weighted by their restricted likelihood. The trials of a search share a seed: luck that similar
+    trials share stays invisible.
 
     Args:
         rates: the dropout rates of each trial at its evaluations, evenly spaced.
