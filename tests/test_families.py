@@ -502,7 +502,7 @@ def test_standout_and_its_gradients_are_those_of_float64(calibrated: bool, learn
 
 
 @pytest.mark.parametrize("calibrated", [True, False])
-@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4, 1e30])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4, 1e15])
 def test_extreme_pre_activations_give_numbers(scale: float, calibrated: bool) -> None:
     z = scale * torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(1))
     for rate in (1 / LEVELS, 0.5, 1 - 1 / LEVELS):
