@@ -119,6 +119,7 @@ def test_an_evaluation_that_a_resumed_training_repeats_is_heard_once(tmp_path: P
     resumed = trainer(tmp_path, [HuggingFaceDropout(STEERED)], eval_on_start=True)
     assert watched(resumed, resume_from_checkpoint=str(tmp_path / "checkpoint-6")) == rates[6:]
     state = callback.driver.state_dict()
+    whole.state.global_step += 1  # as if the training had ended between two evaluations
     whole.evaluate()
     assert callback.driver.state_dict() == state, "the training is over"
 

@@ -42,7 +42,9 @@ def graphs(model: nn.Module, inputs: dict[str, Tensor], driver: Driver) -> int:
     return int(counter.frame_count)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
+@pytest.mark.parametrize(
+    "name", ["gpt2", pytest.param("llama", marks=pytest.mark.slow), pytest.param("bert", marks=pytest.mark.slow)]
+)
 def test_thirty_rates_compile_two_graphs_at_most(name: str) -> None:
     make, inputs = MODELS[name]
     with warnings.catch_warnings():
