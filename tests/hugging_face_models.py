@@ -8,6 +8,8 @@ import transformers as hf
 from torch import Tensor, nn
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+WIDE = SIZE | {"num_attention_heads": 4}
+"""With twice as many heads as keys and values have."""
 IDS = torch.arange(16).view(2, 8)
 TEXT = {"input_ids": IDS}
 IMAGE = {"pixel_values": torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)}
@@ -31,7 +33,7 @@ MODELS: dict[str, Model] = {
         vocab_size=99, n_positions=16, n_embd=32, n_layer=2, n_head=2, **NO_TOKENS,
     ),
     "llama": _model(
-        hf.LlamaForCausalLM, hf.LlamaConfig, TEXT, vocab_size=99, num_key_value_heads=1, attention_dropout=0.1, **SIZE
+        hf.LlamaForCausalLM, hf.LlamaConfig, TEXT, vocab_size=99, num_key_value_heads=2, attention_dropout=0.1, **WIDE
     ),
     "qwen2": _model(
         hf.Qwen2ForCausalLM, hf.Qwen2Config, TEXT, vocab_size=99, num_key_value_heads=2, attention_dropout=0.1, **SIZE

@@ -178,8 +178,8 @@ class ReadsItsConfig(nn.Module):
         self.hparams = {"head_dropout": 0.1, "unread_dropout": 0.1, "dropout": config.first_dropout}
 
     def forward(self, x: Tensor) -> Tensor:
-        config = self.config
-        x = F.dropout(x, config.dropout, self.training)
+        settings = self.config
+        x = F.dropout(x, settings.dropout, self.training)
         x = F.dropout(x, getattr(self.config, "attention_dropout"), self.training)  # noqa: B009
         return helper(self, F.dropout(x, self.hparams["head_dropout"], self.training))
 
@@ -221,6 +221,13 @@ def test_a_model_without_a_rate_to_drive_is_refused() -> None:
     many = nn.Sequential(*(nn.Dropout(0.0) for _ in range(50)))
     with pytest.raises(ValueError, match=r"39\.p \(0\) and 10 more$"):
         Driver(many, FALLING, steps=10)
+
+
+def test_a_recurrent_layer_alone_has_no_dropout() -> None:
+    lstm = nn.LSTM(8, 8)
+    lstm.dropout = 0.3  # torch drops between layers only
+    with pytest.raises(ValueError, match=r"^LSTM has no dropout to drive"):
+        Driver(lstm, FALLING, steps=10)
 
 
 def test_other_families_are_refused_and_the_error_says_what_is_possible() -> None:

@@ -73,6 +73,10 @@ def test_evaluation_equals_the_unchanged_models_eager_attention(name: str) -> No
     assert torch.equal(model.eval()(**inputs).logits, expected)
     driver.before_step(STEPS)
     assert torch.equal(model.train()(**inputs).logits, expected), "at rate 0 it is as in evaluation"
+    driver.restore()
+    torch.manual_seed(0)  # of 65,536 elements one is dropped, and with this seed none is
+    Driver(model, {"kind": "constant", "rate": 2**-16}, steps=STEPS, compiled=True).before_step(0)
+    torch.testing.assert_close(model(**inputs).logits, expected, rtol=1e-3, atol=1e-4)
 
 
 class Draws(Watch):
