@@ -105,27 +105,6 @@ def test_a_whole_transformer_is_driven() -> None:
     assert watch.rates == [0.4 * 0.8] * (2 * 4 + 2 * 6)
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18", "mixer_s16_224"])
-def test_models_of_timm_are_driven(name: str) -> None:
-    try:
-        import timm
-    except (ImportError, RuntimeError) as error:  # PyPI's torchvision does not load beside a torch for CPUs
-        pytest.skip(f"timm does not import here: {error}")
-    more = {"img_size": 32, "proj_drop_rate": 0.1} if name != "resnet18" else {}
-    model = timm.create_model(name, drop_rate=0.1, num_classes=5, **more).train()
-
-    def rates() -> list[float]:
-        with Watch() as watch:
-            model(torch.ones(2, 3, 32, 32))
-        return watch.rates
-
-    before = rates()
-    driver = Driver(model, FALLING, steps=10)
-    driver.before_step(2)
-    assert rates() == [0.4 * 0.8 if rate else 0.0 for rate in before]
-    assert len(driver.sites) == sum(rate > 0 for rate in before)
-
-
 class OddDropout(nn.Module):
     def __init__(self) -> None:
         super().__init__()
