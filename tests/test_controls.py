@@ -200,7 +200,8 @@ def test_what_explains_a_difference(case: str) -> None:
         pairs = zip(by_arm["top-1"].values(), by_arm[control["arm"]].values(), strict=True)
         mean = sum(a - b for a, b in pairs if a is not None and b is not None) / 5
         assert difference["mean"] == pytest.approx(mean)
-        assert difference["p"] <= difference["p_holm"] <= min(1, 2 * difference["p"]) + 1e-12, "of two comparisons"
+        p = difference["moderated"]["p"]
+        assert p <= difference["p_holm"] <= min(1, 2 * p) + 1e-12, "of two comparisons"
         significant = difference["p_holm"] < 0.05
         assert control["claim"] == (("better" if mean < 0 else "worse") if significant else "none")
     words = explanation(entry, {arm.name: arm for arm in COMPARED})
@@ -228,8 +229,9 @@ def test_the_p_values_are_adjusted_for_all_comparisons_with_controls() -> None:
     by_arm = losses(best_constant=2.5, top_1=2.3, control=2.301, gate=2.2985)
     found = [control["difference"] for entry in explain(COMPARED, by_arm, {}) for control in entry["controls"]]
     assert len(found) == 2
-    assert [d["p_holm"] for d in found] == holm([d["p"] for d in found])
-    assert any(d["p_holm"] > d["p"] for d in found)
+    assert [d["p_holm"] for d in found] == holm([d["moderated"]["p"] for d in found])
+    assert any(d["p_holm"] > d["moderated"]["p"] for d in found)
+    assert found[0]["moderated"] == compare(by_arm, "control")["top-1"].to_dict()["moderated"]
 
 
 def test_a_constant_rate_of_another_family_may_be_the_subject_of_the_verdict() -> None:

@@ -245,6 +245,7 @@ def test_at_most_three_graphs_whatever_changes(name: str) -> None:
     assert counter.frame_count <= 3
 
 
+@pytest.mark.slow
 def test_annealing_twelve_layers_over_200_rates_makes_at_most_three_graphs() -> None:
     torch._dynamo.reset()
     config = GPTConfig(vocab_size=5, block_size=2, n_layer=12, n_head=1, n_embd=4)

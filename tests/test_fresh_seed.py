@@ -25,7 +25,7 @@ def search(generator: np.random.Generator, n: int, seed_sd: float) -> tuple[np.n
 def test_the_estimate_takes_most_of_the_luck_off_and_picks_better(n: int, seed_sd: float) -> None:
     generator = np.random.default_rng(n)
     raw, shrunken, regret, better_regret = [], [], [], []
-    for _ in range(200):
+    for _ in range(100):
         rates, truth, losses = search(generator, n, seed_sd)
         expected = np.array(expected_losses(rates.tolist(), losses.tolist()), float)
         best, likely = int(losses.argmin()), int(expected.argmin())

@@ -87,8 +87,9 @@ def family_arms(best: Sequence[CompletedTrial]) -> list[Arm]:
 def explain(arms: Sequence[Arm], losses: Losses, against_baseline: Mapping[str, Comparison]) -> list[dict[str, Any]]:
     """Compares each arm with those of its controls that were trained too, on the seeds that both have.
 
-    The p-values are adjusted for all these comparisons. An arm that differs from the best constant rate but not from a
-    control is explained by what both have. Arms without a trained control are left out.
+    The test is the verdict's, and its p-values are adjusted for all these comparisons. An arm that differs from the
+    best constant rate but not from a control is explained by what both have. Arms without a trained control are left
+    out.
 
     Args:
         losses: by arm and seed.
@@ -101,14 +102,15 @@ def explain(arms: Sequence[Arm], losses: Losses, against_baseline: Mapping[str, 
             other = by_regularizer.get(canonical_regularizer(control.regularizer))
             if other is None or other is arm:
                 continue
-            found = compare({name: losses[name] for name in (arm.name, other.name)}, other.name)
+            found = compare(losses, other.name)  # all arms tell how much one varies
             if arm.name in found:
-                compared.append((arm, control.what, other, found[arm.name].difference))
-    adjusted = holm([difference.p for *_, difference in compared])
+                compared.append((arm, control.what, other, found[arm.name]))
+    tests = [comparison.moderated for *_, comparison in compared]
+    adjusted = holm([test.p if test else None for test in tests])
     explained: dict[str, dict[str, Any]] = {}
-    for (arm, what, other, difference), p in zip(compared, adjusted, strict=True):
+    for (arm, what, other, comparison), p in zip(compared, adjusted, strict=True):
         entry = explained.setdefault(arm.name, {"arm": arm.name, "family": arm.family.kind, "controls": []})
-        comparison = Comparison(difference=difference, p_holm=p)
+        comparison = replace(comparison, p_holm=p)
         entry["controls"].append(
             {"arm": other.name, "what": what, "claim": claim(comparison), "difference": comparison.to_dict()}
         )

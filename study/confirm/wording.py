@@ -82,9 +82,10 @@ def added(verdict: Verdict, explanations: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _figures(difference: Mapping[str, Any]) -> str:
-    if difference["low"] is None or difference["p_holm"] is None:
+    test = difference["moderated"]
+    if test is None or difference["p_holm"] is None:
         return f"{difference['mean']:+.4f}, no test"
-    interval = f"{difference['low']:+.4f} to {difference['high']:+.4f}"
+    interval = f"{test['low']:+.4f} to {test['high']:+.4f}"
     return f"{difference['mean']:+.4f}, 95 % interval {interval}, Holm p = {_p(difference['p_holm'])}"
 
 

@@ -74,6 +74,7 @@ def sender(pid: int) -> psutil.Process:
     return found
 
 
+@pytest.mark.slow
 def test_all_is_sent_once_though_the_process_that_sends_is_killed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
