@@ -72,9 +72,8 @@ def test_early_losses_that_tell_all_cost_nothing_and_those_that_mislead_cost_the
     assert misled[0].regret > 0.1
     assert stopping_prices(trials(np.repeat(ends[:7], 10, axis=1)), STEPS) == []
     assert [price.grace_steps for price in thinned(told, 20, most=3)] == [10, 20, 40, 70]
-    assert "The shortest grace period in this table that kept the best trial in 90% is 10 steps" in stopping_price(
-        told, 10
-    )
+    assert "From a grace period of 10 steps on, the best trial was kept in at least 90%." in stopping_price(told, 10)
+    assert "From a grace period of 30 steps on" in stopping_price([told[0], misled[1], *told[2:]], 10)
     assert "train without early stopping" in stopping_price(misled[:1], 10)
 
 

@@ -171,7 +171,11 @@ def stopping_price(prices: Sequence[StoppingPrice], grace_steps: int) -> str:
         f"Price of early stopping: {DRAWS} searches were simulated on the curves of the completed trials. Each draws "
         "its trials with replacement. "
     )
-    safe = next((price.grace_steps for price in prices if price.kept >= SAFE), None)
+    safe = None
+    for price in sorted(prices, key=lambda price: -price.grace_steps):  # a short one may have kept it by luck
+        if price.kept < SAFE:
+            break
+        safe = price.grace_steps
     mine = next((price for price in prices if price.grace_steps == grace_steps), None)
     if mine is not None:
         words += (
@@ -181,7 +185,7 @@ def stopping_price(prices: Sequence[StoppingPrice], grace_steps: int) -> str:
         )
     if safe is None:
         return words + f"No grace period kept the best trial in {SAFE:.0%}: train without early stopping."
-    return words + f"The shortest grace period in this table that kept the best trial in {SAFE:.0%} is {safe:,} steps."
+    return words + f"From a grace period of {safe:,} steps on, the best trial was kept in at least {SAFE:.0%}."
 
 
 def _advice(rung: Rung, evaluations: Sequence[Rung]) -> str:
