@@ -298,7 +298,7 @@ def test_what_a_search_alone_says() -> None:
     assert "Trial 1, constant 0.1, reached a best_val_loss of 1.5000" in worth
     assert "biased low" in worth
     assert "give a higher loss. It is" in worth
-    assert "give about 1.8000. It is" in unconfirmed(three, {0: 1.9, 1: 1.8})[1]
+    assert "give about 1.8000, judged by similar trials. It is" in unconfirmed(three, {0: 1.9, 1: 1.8})[1]
     worth = unconfirmed(three, {0: 1.7, 1: 1.8})[1]
     assert "With another seed trial 0, constant 0.1, is expected to be lower: 1.7000. " in worth
 

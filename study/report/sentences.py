@@ -92,7 +92,8 @@ def unconfirmed(trials: Sequence[Trial], expected: Mapping[int, float]) -> tuple
     worth += f"at step {winner.best_step:,}. "
     if n > 1:
         worth += f"The lowest of {n} is biased low: part of it is luck, and another seed would probably give "
-        worth += f"about {expected[winner.number]:.4f}. " if winner.number in expected else "a higher loss. "
+        known = winner.number in expected
+        worth += f"about {expected[winner.number]:.4f}, judged by similar trials. " if known else "a higher loss. "
         likely = min(expected, key=lambda number: expected[number], default=winner.number)
         if likely != winner.number:
             which = describe(next(t.regularizer for t in best_first if t.number == likely))
