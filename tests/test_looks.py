@@ -8,11 +8,11 @@ import pytest
 from model.schedules import Constant, Linear
 from study.base.errors import UserError
 from study.confirm.arms import BASELINE, Arm
-from study.confirm.course import State
 from study.confirm.decision import ALPHA, Comparison, Verdict
-from study.confirm.looks import planned_looks, shares
+from study.confirm.look_plan import planned_looks, shares
+from study.confirm.look_rule import State
+from study.confirm.looks import follow, follow_runs
 from study.confirm.power import GAINS, fixed_power, power_at
-from study.confirm.sequential import follow, follow_runs
 from study.confirm.simulation import SimulatedStudies, simulate
 from study.confirm.statistics import Difference, first_seeds
 from study.confirm.wording import after_look, in_words

@@ -70,7 +70,7 @@ SCHEDULES = {
     "malformed": ("{{{", "not YAML"),
     "a key twice": (
         SCHEDULE.replace("rate: 0.1", "rate: 0.1, rate: 0.5"),
-        "line 2, is not YAML: the key 'rate' stands",
+        "line 2 is not YAML: the key 'rate' stands",
     ),
     "newer format": (SCHEDULE.replace("/1", "/3"), "newer"),
     "other format": (SCHEDULE.replace("dynamic", "static"), "static"),

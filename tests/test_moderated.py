@@ -7,7 +7,7 @@ import pytest
 from scipy import optimize, special, stats
 
 from study.confirm.decision import ALPHA
-from study.confirm.moderated import moderate, planned_freedom
+from study.confirm.moderated_test import moderate, planned_freedom
 from study.confirm.statistics import first_seeds, holm, holm_adjusted, power_of_test
 
 STUDIES, ARMS, SEEDS = 2000, 9, 5

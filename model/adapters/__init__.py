@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from model.drive.reader import Source
+from model.drive.schedule_reader import Source
 
 if TYPE_CHECKING:
     from model.adapters.hugging_face import DropoutCallback as HuggingFaceCallback

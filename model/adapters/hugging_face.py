@@ -10,7 +10,7 @@ from transformers.trainer_callback import CallbackHandler
 from transformers.trainer_utils import IntervalStrategy
 
 from model.drive import Driver, read_schedule
-from model.drive.reader import Source
+from model.drive.schedule_reader import Source
 from model.regularizer import Regularizer
 from model.schedules import ValLoss
 

@@ -10,7 +10,7 @@ except ImportError:  # the same library by its older name
     from pytorch_lightning import Callback, LightningModule, Trainer
 
 from model.drive import Driver, read_schedule
-from model.drive.reader import Source
+from model.drive.schedule_reader import Source
 from model.regularizer import Regularizer
 from model.schedules import ValLoss
 

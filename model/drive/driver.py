@@ -12,7 +12,7 @@ from model.checks import check_integer, short
 from model.drive.choice import check_family, chosen, names
 from model.drive.compiled import Replacement
 from model.drive.levels import QUANTIZED, Levels
-from model.drive.reader import Source, read_schedule
+from model.drive.schedule_reader import Source, read_schedule
 from model.drive.sites import Site, ValueSite, find_sites, set_sites
 from model.regularizer import Regularizer
 from model.schedules import Constant

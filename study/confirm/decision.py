@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.confirm.arms import Arm
-from study.confirm.moderated import moderate
+from study.confirm.moderated_test import moderate
 from study.confirm.statistics import CONFIDENCE, Difference, holm, paired_difference, seeds_needed
 
 ALPHA = 0.05

@@ -21,10 +21,10 @@ from study.base.names import METRIC
 from study.base.regularizers import parts_of
 from study.confirm.arms import BASELINE, NO_DROPOUT, PAPER_PREFIX, Arm, canonical_regularizer, is_constant_rate
 from study.confirm.decision import seed_sd
+from study.confirm.looks import follow_runs
 from study.confirm.options import RunsOptions
 from study.confirm.power import tell
 from study.confirm.results import Results, Row, best_rate, by_seed, run_rows, with_times
-from study.confirm.sequential import follow_runs
 from study.confirm.show import show_verdict
 from study.confirm.verdict import judge
 from study.confirm.verdict_file import read_verdict, write_verdict

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from study.base.cli import check_bounds, described, flag
 from study.base.errors import UserError
-from study.confirm import looks
+from study.confirm import look_plan
 
 MOST_SEEDS = 1000
 
@@ -24,9 +24,9 @@ class LookOptions:
         "add seeds in looks fixed beforehand, until a gain of --smallest nats is shown or excluded", False
     )
     max_seeds: int | None = described(
-        f"with --until-decided: seeds of the last look; default {looks.MOST_SEEDS}",
+        f"with --until-decided: seeds of the last look; default {look_plan.MOST_SEEDS}",
         None,
-        least=looks.LEAST_SEEDS,
+        least=look_plan.LEAST_SEEDS,
         most=MOST_SEEDS,
     )
     smallest: float | None = described(
@@ -54,7 +54,7 @@ class LookOptions:
     @property
     def plan(self) -> tuple[int, ...]:
         """The seeds of all looks."""
-        return looks.planned_looks(self.max_seeds or looks.MOST_SEEDS)
+        return look_plan.planned_looks(self.max_seeds or look_plan.MOST_SEEDS)
 
     def check_looks(self, given: Collection[str], plan: tuple[int, ...], smallest: float | None, folder: Path) -> None:
         """Raises UserError if these options change the looks of a confirmation: they hold only if fixed beforehand.

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from study.base.errors import UserError
-from study.confirm.course import State
 from study.confirm.decision import ALPHA, seed_sd
+from study.confirm.look_rule import State
 from study.confirm.options import ConfirmOptions, LookOptions
 from study.confirm.plan import ConfirmationConfig, ConfirmationFolder, arm_seeds, possible_arms, sweep_runs
 from study.confirm.results import is_complete

@@ -15,6 +15,7 @@ from study.base.provenance import facts
 from study.base.sealed_files import copy_of
 from study.base.uris import kept
 from study.confirm.arms import BASELINE, Arm
+from study.confirm.looks import Looks, follow
 from study.confirm.options import ConfirmOptions
 from study.confirm.plan import (
     ConfirmationConfig,
@@ -28,7 +29,6 @@ from study.confirm.plan import (
     sweep_runs,
 )
 from study.confirm.results import Results, Row, best_rate, by_seed, is_complete, run_rows, with_times
-from study.confirm.sequential import Looks, follow
 from study.confirm.settled import store_uri
 from study.confirm.show import show_verdict
 from study.confirm.verdict import judge

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from study.confirm.course import Course, State, begin, is_answered, look
-from study.confirm.looks import shares
-from study.confirm.moderated import Array
+from study.confirm.look_plan import shares
+from study.confirm.look_rule import Course, State, begin, is_answered, look
+from study.confirm.moderated_test import Array
 
 
 @dataclass(frozen=True, kw_only=True)

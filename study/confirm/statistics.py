@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from study.confirm.moderated import planned_freedom
+from study.confirm.moderated_test import planned_freedom
 
 CONFIDENCE = 0.95
 POWER = 0.8

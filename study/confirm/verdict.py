@@ -11,9 +11,9 @@ from study.base.names import METRIC
 from study.confirm.arms import Arm
 from study.confirm.controls import explain
 from study.confirm.decision import ALPHA, Comparison, compare, decide, seed_sd
+from study.confirm.looks import Looks
 from study.confirm.paper import paper_table
 from study.confirm.results import NUMBERS, Results, Row, best_rate, by_seed
-from study.confirm.sequential import Looks
 from study.confirm.statistics import summary
 from study.confirm.verdict_file import FORMAT
 from study.confirm.wording import added, explanation, in_words

@@ -7,7 +7,7 @@ from typing import Any
 from model.schedules import ValLoss
 from study.confirm.arms import Arm
 from study.confirm.decision import Comparison, ModeratedTest, Verdict
-from study.confirm.sequential import Looks
+from study.confirm.looks import Looks
 from study.confirm.statistics import POWER, Difference
 from study.engine.display import describe
 

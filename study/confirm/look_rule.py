@@ -9,7 +9,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from study.confirm.moderated import Array, moderate
+from study.confirm.moderated_test import Array, moderate
 from study.confirm.statistics import holm_adjusted
 
 
