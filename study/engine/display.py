@@ -177,8 +177,11 @@ class CompletedTrial:
 
 def best_trials(trials: Sequence[CompletedTrial], console: Console, top: int = 5) -> None:
     """Prints the best of the completed trials."""
-    table = Table(title=f"best of {len(trials)} completed trials", title_justify="left", title_style="bold")
-    for column in ("trial", "schedule", "best_val_loss", "at step", "expected with a fresh seed"):
+    title = f"best of {len(trials)} completed trials"
+    if any(trial.expected_loss is not None for trial in trials):
+        title += "; fresh seed: the loss that another seed would most likely give"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in ("trial", "schedule", "best_val_loss", "at step", "fresh seed"):
         table.add_column(column, justify="left" if column == "schedule" else "right")
     for trial in sorted(trials)[:top]:
         expected = "" if trial.expected_loss is None else f"{trial.expected_loss:.4f}"
