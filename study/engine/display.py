@@ -177,10 +177,9 @@ class CompletedTrial:
 
 def best_trials(trials: Sequence[CompletedTrial], console: Console, top: int = 5) -> None:
     """Prints the best of the completed trials."""
-    title = f"best of {len(trials)} completed trials"
+    table = Table(title=f"best of {len(trials)} completed trials", title_justify="left", title_style="bold")
     if any(trial.expected_loss is not None for trial in trials):
-        title += "; fresh seed: the loss that another seed would most likely give"
-    table = Table(title=title, title_justify="left", title_style="bold")
+        table.caption, table.caption_justify = "fresh seed: the loss expected with another seed", "left"
     for column in ("trial", "schedule", "best_val_loss", "at step", "fresh seed"):
         table.add_column(column, justify="left" if column == "schedule" else "right")
     for trial in sorted(trials)[:top]:
