@@ -17,6 +17,12 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ["TRITON_INTERPRET"] = "1"  # before Triton is first imported: its kernels run on the CPU, in Python
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Lets files with slow tests begin first: where files run side by side, a long one at the end would run alone."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def environment() -> dict[str, str]:
     """A user's environment, in which no setting of ours or of the caller's hides a default."""
     kept = {
