@@ -106,7 +106,7 @@ def family(process: psutil.Process) -> list[psutil.Process]:
 @pytest.mark.slow
 @pytest.mark.faults
 def test_the_terminal_of_a_study_is_closed(tmp_path: Path) -> None:
-    arguments = [sys.executable, *SMOKE, "--trials", "3", "--steps", "3000", "--name", "x"]
+    arguments = [sys.executable, *SMOKE, "--trials", "3", "--steps", "100000", "--name", "x"]
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(tmp_path)

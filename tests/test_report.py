@@ -20,6 +20,7 @@ from selenium.webdriver.common.by import By
 
 from study.base.figure_style import PALETTE
 from study.base.sealed_files import read_kept, write_kept
+from study.report.fresh_seed import expected_losses
 from study.training.evaluation_rows import SCHEMA
 from tests.conftest import Study, run, start
 from tests.pages import open_browser
@@ -133,8 +134,9 @@ def test_the_table_sorts_by_every_column(browser: WebDriver, report: Path) -> No
             rows = browser.execute_script(TABLE)
             assert sorted(map(str, rows)) == sorted(map(str, before)), "no row is lost or made"
             column = [row[i] for row in rows]
-            if "" in column:
-                assert column.pop() == "", "at the bottom, whichever way"
+            empty = column.count("")
+            assert column[len(column) - empty :] == [""] * empty, "at the bottom, whichever way"
+            column = column[: len(column) - empty]
             values: list[Any] = column if head.get_attribute("data-type") == "text" else [float(x) for x in column]
             assert values == sorted(values, reverse=order == "descending")
 
@@ -154,13 +156,23 @@ def test_its_numbers_are_those_of_the_table_beside_it(browser: WebDriver, report
         )
         for number, mine in by_trial
     }  # fmt: skip
+    heads = [head.text for head in browser.find_elements(By.CSS_SELECTOR, "#trials thead th")]
+    rows = [dict(zip(heads, row, strict=True)) for row in browser.execute_script(TABLE)]
     shown = {
-        int(row[0]): (float(row[1]), int(row[2]), row[4], float(row[5]), int(row[6]), float(row[7]))
-        for row in browser.execute_script(TABLE)
-    }
+        int(row["trial"]): (
+            float(row["best_val_loss"]), int(row["at step"]), row["outcome"], float(row["final val_loss"]),
+            int(row["last step"]), float(row["train_seconds"]),
+        )
+        for row in rows
+    }  # fmt: skip
     assert shown == expected
     completed = evaluations[evaluations.outcome == "completed"]
     best = completed.groupby("trial").val_loss.min()
+    rates = [list(completed[completed.trial == number].dropout_rate) for number in best.index]
+    with_fresh_seed = dict(zip(best.index, expected_losses(rates, list(best)), strict=True))
+    for row in rows:
+        if (loss := with_fresh_seed.get(int(row["trial"]))) is not None:
+            assert float(row["expected with a fresh seed"]) == pytest.approx(loss)
     text = browser.execute_script("return document.body.innerText")
     assert f"the best of {len(best)} completed trials, on one seed" in text
     assert f"Trial {best.idxmin()}, " in text
