@@ -105,8 +105,8 @@ def explain(arms: Sequence[Arm], losses: Losses, against_baseline: Mapping[str, 
             found = compare(losses, other.name)  # all arms tell how much one varies
             if arm.name in found:
                 compared.append((arm, control.what, other, found[arm.name]))
-    tests = [comparison.moderated for *_, comparison in compared]
-    adjusted = holm([test.p if test else None for test in tests])
+    tests = [comparison.moderated or comparison.difference for *_, comparison in compared]  # equal arms need no test
+    adjusted = holm([test.p for test in tests])
     explained: dict[str, dict[str, Any]] = {}
     for (arm, what, other, comparison), p in zip(compared, adjusted, strict=True):
         entry = explained.setdefault(arm.name, {"arm": arm.name, "family": arm.family.kind, "controls": []})
