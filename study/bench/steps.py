@@ -23,6 +23,7 @@ from study.training.checkpoints import Checkpoints
 from study.training.config import PRESETS
 from study.training.evaluation_rows import Labels
 from study.training.run_folder import RunFolder
+from study.training.trainable import Trainable
 from study.training.trainer import Trainer
 
 SMALL = Shape(GPTConfig(vocab_size=65, block_size=64, n_layer=4, n_head=4, n_embd=128), batch_size=12)
@@ -148,7 +149,7 @@ class _TimedFolder(RunFolder):
 
     seconds = 0.0
 
-    def save(self, trainer: Trainer, labels: Labels) -> None:
+    def save(self, trainer: Trainable, labels: Labels) -> None:
         started = time.perf_counter()
         super().save(trainer, labels)
         self.seconds += time.perf_counter() - started
@@ -159,7 +160,7 @@ class _TimedCheckpoints(Checkpoints):
 
     seconds = 0.0
 
-    def write(self, trainer: Trainer) -> None:
+    def write(self, trainer: Trainable) -> None:
         started = time.perf_counter()
         super().write(trainer)
         self.seconds += time.perf_counter() - started

@@ -10,7 +10,7 @@ from pathlib import Path
 from study.base.errors import UserError
 from study.records.storage import Storage
 from study.training import measures_file
-from study.training.evaluation_rows import METRICS, METRICS_FILE, parse_rows
+from study.training.evaluation_rows import METRICS_FILE, metrics_of, parse_rows
 from study.training.measures_file import Measures
 
 TIMES_FILE = "times.txt"
@@ -61,7 +61,7 @@ class RunPoints:
         for step, time_ms in _times(self._lines_of_times.added()):
             self._times.setdefault(step, time_ms)  # an evaluation that is made again keeps its time
         self.last_step = max((row["step"] for row in rows), default=self.last_step)
-        found = [(name, row["step"], row[name]) for row in rows for name in METRICS]
+        found = [(name, row["step"], value) for row in rows for name, value in metrics_of(row).items()]
         try:
             measures = Measures.read(self._folder)
         except UserError:  # a damaged file: the driver reads it too, and says so

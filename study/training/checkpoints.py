@@ -13,7 +13,7 @@ import torch
 
 from study.base.files import PART
 from study.base.sealed_files import MANIFEST, check_manifest, write_manifest
-from study.training.trainer import Trainer
+from study.training.trainable import Trainable
 
 log = logging.getLogger(__name__)
 STATE = "state.pt"
@@ -46,7 +46,7 @@ class Checkpoints:
     def __init__(self, folder: Path, uploads: Uploads) -> None:
         self._folder, self._uploads = folder, uploads
 
-    def write(self, trainer: Trainer) -> None:
+    def write(self, trainer: Trainable) -> None:
         """Writes all that a continuation needs, right after an evaluation."""
         self._folder.mkdir(exist_ok=True)
         checkpoint = self._folder / f"step-{trainer.step:08d}"
@@ -70,7 +70,7 @@ class Checkpoints:
         """Returns the step of the newest checkpoint, -1 if there is none."""
         return max((int(path.name.removeprefix("step-")) for path in self._newest_first()), default=-1)
 
-    def restore(self, trainer: Trainer) -> bool:
+    def restore(self, trainer: Trainable) -> bool:
         """Puts a fresh trainer where the latest good checkpoint was taken; False if there is none."""
         for checkpoint in self._newest_first():
             try:

@@ -13,7 +13,7 @@ from study.base.files import atomic_path
 from study.base.regularizers import DEFAULTS, SCHEDULE, as_columns
 
 if TYPE_CHECKING:  # the process that sends to MLflow reads evaluations, and does not import torch
-    from study.training.trainer import Trainer
+    from study.training.trainable import Trainable
 
 METRICS_FILE = "metrics.jsonl"
 """A run's evaluations, in its folder."""
@@ -36,9 +36,11 @@ SCHEMA = pa.schema(
         ("seed", pa.int64()),
         ("family", pa.string()),  # JSON
         ("depth", pa.string()),  # JSON
+        ("metrics", pa.string()),  # JSON: a task's other numbers
     ]
 )
-_ADDED = {name: json.dumps(value) for name, value in DEFAULTS.items()}
+NO_METRICS = "{}"
+_ADDED = {name: json.dumps(value) for name, value in DEFAULTS.items()} | {"metrics": NO_METRICS}
 """The columns that evaluations of earlier versions lack: what was dropped then."""
 METRICS = (
     "train_loss",
@@ -60,7 +62,7 @@ class Labels:
     trial: int | None = None
 
 
-def rows(trainer: "Trainer", labels: Labels) -> list[dict[str, Any]]:
+def rows(trainer: "Trainable", labels: Labels) -> list[dict[str, Any]]:
     """Returns one row an evaluation so far; `outcome` is completed in all rows of a run that has reached its end."""
     regularizer = trainer.regularizer.to_dict()
     common = {
@@ -71,8 +73,16 @@ def rows(trainer: "Trainer", labels: Labels) -> list[dict[str, Any]]:
         "outcome": "completed" if trainer.step == trainer.config.steps else None,
         "seed": trainer.config.seed,
     }
-    records = (common | progress.to_dict() for progress in trainer.history)
+    records = (
+        common | progress.to_dict() | {"metrics": json.dumps(dict(progress.metrics))} for progress in trainer.history
+    )
     return [{name: record[name] for name in SCHEMA.names} for record in records]
+
+
+def metrics_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """Returns an evaluation's metrics by name, those of its task too, without those that its task does not tell."""
+    more: dict[str, float] = json.loads(row["metrics"])
+    return {name: row[name] for name in METRICS if row[name] is not None} | more
 
 
 def best_row(evaluations: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -18,11 +18,13 @@ from study.base.errors import UserError
 from study.base.files import PART, atomic_path
 from study.corpus import Corpus
 from study.training.checkpoints import Checkpoints, KeptHere, Uploads
+from study.training.config import TrainingConfig
 from study.training.evaluation_rows import METRICS, METRICS_FILE, Labels, best_row, parse_rows, rows
 from study.training.progress import Progress
 from study.training.regularized import parts
 from study.training.schedule_file import ScheduleFile, read_schedule_file
-from study.training.trainer import Trainer, gpt_config
+from study.training.trainable import Trainable
+from study.training.trainer import gpt_config
 
 log = logging.getLogger(__name__)
 WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
@@ -49,7 +51,9 @@ class RunFolder:
         self._seen: dict[int, dict[str, Any]] = {}  # by step, the evaluations that were in `metrics`
         self._is_mine = False  # whether `metrics` was written in this session
 
-    def run(self, trainer: Trainer, labels: Labels, on_step: Callable[[int], None] | None = None) -> Iterator[Progress]:
+    def run(
+        self, trainer: Trainable, labels: Labels, on_step: Callable[[int], None] | None = None
+    ) -> Iterator[Progress]:
         """Trains in this folder, from its latest good checkpoint if it has one, and yields each evaluation.
 
         An evaluation and the best weights are on disk before it is yielded; checkpoints are as frequent as their share
@@ -80,7 +84,8 @@ class RunFolder:
         self._seen, self._is_mine = {row["step"]: row for row in self.rows()}, False
         for progress in trainer.run(on_step):
             if (first := self._seen.get(progress.step)) is not None:  # one made again stays as others may have seen it
-                progress = trainer.history[-1] = replace(progress, **{name: first[name] for name in METRICS})
+                seen = {name: first[name] for name in METRICS} | {"metrics": json.loads(first["metrics"])}
+                progress = trainer.history[-1] = replace(progress, **seen)
             self.save(trainer, labels)
             started = time.perf_counter()
             if started - saved >= seconds / CHECKPOINT_SHARE or progress.step == trainer.config.steps:
@@ -89,13 +94,13 @@ class RunFolder:
                 seconds = saved - started
             yield progress
 
-    def save(self, trainer: Trainer, labels: Labels) -> None:
+    def save(self, trainer: Trainable, labels: Labels) -> None:
         """Keeps the evaluations so far, and the weights if they are the best ones.
 
         Evaluations that an earlier session made after these stay too: others have seen them, and they come again.
         """
         progress = trainer.history[-1]
-        if progress.best_step == progress.step:
+        if progress.best_step == progress.step and trainer.model is not None:
             with atomic_path(self.weights) as part:
                 save_model(trainer.model, str(part), metadata={"step": str(progress.step)})
             self.uploads.put(self.weights)
@@ -117,7 +122,7 @@ class RunFolder:
     def load_best(self, corpus: Corpus) -> GPT:
         """Returns the model with its best weights, in eval mode."""
         file = read_schedule_file(self.config)
-        assert file.training is not None  # written by `run`
+        assert isinstance(file.training, TrainingConfig)  # written by `run`
         model = GPT(gpt_config(file.training, len(corpus.vocab)), file.family)
         load_model(model, str(self.weights))
         return model.eval()
@@ -151,6 +156,7 @@ class RunFolder:
 def _progress(evaluations: list[dict[str, Any]]) -> Progress:
     """Returns the last of some rows as it was yielded."""
     values = {f.name: evaluations[-1].get(f.name) for f in fields(Progress)}
+    values["metrics"] = json.loads(evaluations[-1]["metrics"])
     return Progress(**values | {"best_step": best_row(evaluations)["step"], "time_ms": 0})  # type: ignore[arg-type]
 
 

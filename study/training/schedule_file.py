@@ -10,15 +10,15 @@ from model.checks import short
 from model.schedule_format import FORMAT, MAX_BYTES, PLAIN, VERSION, load_yaml, parse
 from study.base.errors import UserError
 from study.base.files import atomic_path
-from study.training.config import TrainingConfig
 from study.training.regularized import Regularized, parts
+from study.training.task_config import RunConfig, read_config
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleFile(Regularized):
     """What a schedule file says. One written by hand has a format and a schedule, and perhaps a family and a depth."""
 
-    training: TrainingConfig | None = None
+    training: RunConfig | None = None
     provenance: dict[str, Any] | None = None
 
     def to_yaml(self) -> str:
@@ -62,6 +62,6 @@ def _parse(d: Any) -> ScheduleFile:
         raise ValueError(f"provenance must be a mapping, got {short(provenance)}")
     return ScheduleFile(
         **parts(regularizer),
-        training=None if training is None else TrainingConfig.from_dict(training),
+        training=None if training is None else read_config(training),
         provenance=provenance,
     )
