@@ -39,7 +39,6 @@ from study.training.measures_file import Measures
 from study.training.regularized import Regularized, parts
 from study.training.run_folder import RunFolder
 from study.training.schedule_file import read_schedule_file
-from study.training.task_config import TaskConfig
 from study.training.trainer import Trainer
 
 MAY_DIFFER = ("seed", "threads", "corpus")
@@ -171,10 +170,8 @@ def _folders(paths: Sequence[Path]) -> list[Path]:
 def _read(path: Path) -> Run:
     folder = RunFolder(path)
     file = read_schedule_file(folder.config)
-    if file.training is None:
-        raise UserError(f"--runs {path}: its config.yaml has no training config, so it is not study.train's")
-    if isinstance(file.training, TaskConfig):
-        raise UserError(f"--runs {path} is a run of the task {file.training.task}: compare runs of the GPT")
+    if not isinstance(file.training, TrainingConfig):
+        raise UserError(f"--runs {path}: its config.yaml has no GPT's training config, so it is not study.train's")
     try:  # a trial's damaged line is skipped, because the trial trains again; these runs do not
         lines = folder.metrics.read_bytes().splitlines() if folder.metrics.exists() else []
         if None in parse_rows(lines):

@@ -36,11 +36,11 @@ SCHEMA = pa.schema(
         ("seed", pa.int64()),
         ("family", pa.string()),  # JSON
         ("depth", pa.string()),  # JSON
-        ("metrics", pa.string()),  # JSON: a task's other numbers
     ]
 )
-NO_METRICS = "{}"
-_ADDED = {name: json.dumps(value) for name, value in DEFAULTS.items()} | {"metrics": NO_METRICS}
+TASK_METRICS = "metrics"
+"""The key that only evaluations of a task with more metrics have: a mapping, in trials.parquet as JSON."""
+_ADDED = {name: json.dumps(value) for name, value in DEFAULTS.items()}
 """The columns that evaluations of earlier versions lack: what was dropped then."""
 METRICS = (
     "train_loss",
@@ -81,8 +81,8 @@ def rows(trainer: "Trainable", labels: Labels) -> list[dict[str, Any]]:
 
 def metrics_of(row: Mapping[str, Any]) -> dict[str, float]:
     """Returns an evaluation's metrics by name, those of its task too, without those that its task does not tell."""
-    more: dict[str, float] = json.loads(row["metrics"])
-    return {name: row[name] for name in METRICS if row[name] is not None} | more
+    told: dict[str, float] = {name: row[name] for name in METRICS if row[name] is not None}
+    return told | dict(row.get(TASK_METRICS, {}))
 
 
 def best_row(evaluations: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -95,7 +95,7 @@ def parse_rows(lines: Iterable[bytes]) -> Iterator[dict[str, Any] | None]:
     for line in lines:
         try:
             row = _ADDED | json.loads(line)
-            yield {name: row[name] for name in SCHEMA.names} if row.keys() == set(SCHEMA.names) else None
+            yield _known(row) if row.keys() - {TASK_METRICS} == set(SCHEMA.names) else None
         except (ValueError, TypeError):
             yield None
 
@@ -103,10 +103,21 @@ def parse_rows(lines: Iterable[bytes]) -> Iterator[dict[str, Any] | None]:
 def read_parquet(path: Path) -> list[dict[str, Any]]:
     """Reads the rows of a trials.parquet. Raises OSError, or pyarrow's ArrowException if it is damaged."""
     rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    return [_ADDED | row for row in rows]
+    return [
+        _ADDED | row | ({TASK_METRICS: json.loads(row[TASK_METRICS])} if TASK_METRICS in row else {}) for row in rows
+    ]
 
 
 def write_parquet(table: list[dict[str, Any]], path: Path) -> None:
     """Writes rows as trials.parquet."""
+    schema = SCHEMA
+    if any(TASK_METRICS in row for row in table):
+        schema = SCHEMA.append(pa.field(TASK_METRICS, pa.string()))
+        table = [row | {TASK_METRICS: json.dumps(row.get(TASK_METRICS, {}))} for row in table]
     with atomic_path(path) as part:
-        pq.write_table(pa.Table.from_pylist(table, schema=SCHEMA), part)
+        pq.write_table(pa.Table.from_pylist(table, schema=schema), part)
+
+
+def _known(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what is known of an evaluation, in the order of the columns."""
+    return {name: row[name] for name in (*SCHEMA.names, TASK_METRICS) if name in SCHEMA.names or row.get(name)}

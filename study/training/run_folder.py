@@ -19,7 +19,7 @@ from study.base.files import PART, atomic_path
 from study.corpus import Corpus
 from study.training.checkpoints import Checkpoints, KeptHere, Uploads
 from study.training.config import TrainingConfig
-from study.training.evaluation_rows import METRICS, METRICS_FILE, Labels, best_row, parse_rows, rows
+from study.training.evaluation_rows import METRICS, METRICS_FILE, TASK_METRICS, Labels, best_row, parse_rows, rows
 from study.training.progress import Progress
 from study.training.regularized import parts
 from study.training.schedule_file import ScheduleFile, read_schedule_file
@@ -84,7 +84,7 @@ class RunFolder:
         self._seen, self._is_mine = {row["step"]: row for row in self.rows()}, False
         for progress in trainer.run(on_step):
             if (first := self._seen.get(progress.step)) is not None:  # one made again stays as others may have seen it
-                seen = {name: first[name] for name in METRICS} | {"metrics": json.loads(first["metrics"])}
+                seen = {name: first[name] for name in METRICS} | {TASK_METRICS: first.get(TASK_METRICS, {})}
                 progress = trainer.history[-1] = replace(progress, **seen)
             self.save(trainer, labels)
             started = time.perf_counter()
@@ -156,8 +156,8 @@ class RunFolder:
 def _progress(evaluations: list[dict[str, Any]]) -> Progress:
     """Returns the last of some rows as it was yielded."""
     values = {f.name: evaluations[-1].get(f.name) for f in fields(Progress)}
-    values["metrics"] = json.loads(evaluations[-1]["metrics"])
-    return Progress(**values | {"best_step": best_row(evaluations)["step"], "time_ms": 0})  # type: ignore[arg-type]
+    values |= {"best_step": best_row(evaluations)["step"], "time_ms": 0, TASK_METRICS: values[TASK_METRICS] or {}}
+    return Progress(**values)  # type: ignore[arg-type]
 
 
 def _line(row: dict[str, Any]) -> bytes:
