@@ -14,12 +14,16 @@ from study.base import cli
 from study.base.errors import DivergenceError, UserError, exit_status
 from study.base.files import check_output_folder
 from study.corpus import Corpus, corpus_id, load_corpus
+from study.tasks.data import Data, check_data, make_trainer
+from study.tasks.task_files import TaskFiles, read_task_files
 from study.training.config import PRESETS, TrainingConfig
 from study.training.evaluation_rows import Labels
 from study.training.measures import run_measured
 from study.training.run_folder import RunFolder
 from study.training.schedule_file import ScheduleFile, read_schedule_file
-from study.training.trainer import Trainer, check_fits
+from study.training.task_config import RunConfig, Setting, TaskConfig, default_interval, parse_settings
+from study.training.trainable import Trainable
+from study.training.trainer import Trainer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,6 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     p = cli.parser("study.train", "Trains a GPT with the schedule of a file, as the trial that it comes from did.")
     p.add_argument("--schedule", type=Path, required=True, metavar="FILE", help="a schedule file")
     p.add_argument("--preset", choices=PRESETS, help="replaces the file's training config")
+    p.add_argument(
+        "--task",
+        metavar="FILE.py:FUNCTION",
+        help="trains your own task (see study.search --task-help); default the file's, if it lies in this folder",
+    )
+    p.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of your task, beside the file's"
+    )
     p.add_argument("--output", type=Path, metavar="DIR", help="gets weights, config.yaml and metrics.jsonl")
     p.add_argument(
         "--full-evaluation",
@@ -42,15 +54,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     file = read_schedule_file(args.schedule)
     device = _device(args.device)
     overrides = {f.name: getattr(args, f.name) for f in fields(TrainingConfig) if hasattr(args, f.name)}
-    config = _training_config(file, args.preset, overrides, device)
-    corpus = load_corpus(config.corpus, _show if sys.stderr.isatty() else None)
-    expected = (file.provenance or {}).get("corpus_sha256")
-    if expected not in (None, corpus.sha256) and not (args.preset or "corpus" in overrides):
-        raise UserError(
-            f"corpus {config.corpus} has SHA-256 {corpus.sha256}, the schedule was found on {expected}: "
-            "give the same text, or choose with --corpus"
-        )
-    check_fits(config, corpus, file.regularizer)
+    config: RunConfig
+    data: Data
+    if args.task is not None or (isinstance(file.training, TaskConfig) and args.preset is None):
+        if args.preset is not None or args.full_evaluation:
+            name = "--preset" if args.preset else "--full-evaluation"
+            raise UserError(f"{name} is for the GPT, not for a task: leave it out")
+        data = _task(file, args.task)
+        config = _task_config(file, data, overrides, parse_settings(args.set))
+    else:
+        if args.set:
+            raise UserError(f"--set {args.set[0]} needs --task FILE.py:FUNCTION: add it, or leave --set out")
+        config = _training_config(file, args.preset, overrides, device)
+        data = load_corpus(config.corpus, _show if sys.stderr.isatty() else None)
+        expected = (file.provenance or {}).get("corpus_sha256")
+        if expected not in (None, data.sha256) and not (args.preset or "corpus" in overrides):
+            raise UserError(
+                f"corpus {config.corpus} has SHA-256 {data.sha256}, the schedule was found on {expected}: "
+                "give the same text, or choose with --corpus"
+            )
+    check_data(config, data, file.regularizer)
     if args.full_evaluation and args.output is None:
         raise UserError("--full-evaluation needs the --output that gets what it measures")
     folder = _folder(args.output, args.resume, file.regularizer, config)
@@ -59,17 +82,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             folder.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--output {folder.path} cannot be made ({error.strerror}): give another folder") from None
-    trainer = Trainer(config, file.regularizer, corpus, device)
+    trainer = make_trainer(config, file.regularizer, data, device, args.output)
     print(_what_runs(trainer), file=sys.stderr)
     try:
-        _train(trainer, folder, corpus if args.full_evaluation else None)
+        _train(trainer, folder, data if args.full_evaluation else None)
     except DivergenceError as error:
         print(f"error: training diverged: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _train(trainer: Trainer, folder: RunFolder | None, measured_on: Corpus | None) -> None:
+def _train(trainer: Trainable, folder: RunFolder | None, measured_on: Data | None) -> None:
     with _progress_bar(trainer.config.steps) as bar:
 
         def on_step(step: int) -> None:
@@ -77,18 +100,17 @@ def _train(trainer: Trainer, folder: RunFolder | None, measured_on: Corpus | Non
 
         if folder is None:
             run = trainer.run(on_step)
-        elif measured_on is None:
-            run = folder.run(trainer, Labels(), on_step)
-        else:
+        elif isinstance(measured_on, Corpus) and isinstance(trainer, Trainer):
             run = (p for p, _ in run_measured(folder, trainer, measured_on, Labels(), on_step))
+        else:
+            run = folder.run(trainer, Labels(), on_step)
         for p in run:
             on_step(p.step)
             bar.clear()
-            print(
-                f"step {p.step:5d}  rate {p.dropout_rate:.3f}  train_loss {p.train_loss:.4f}  val_loss {p.val_loss:.4f}"
-                f"  best {p.best_val_loss:.4f} at {p.best_step}",
-                flush=True,
-            )
+            losses = {"train_loss": p.train_loss, "val_loss": p.val_loss, "best": p.best_val_loss}
+            shown = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items() if loss is not None)
+            more = "".join(f"  {name} {value:.4g}" for name, value in p.metrics.items())
+            print(f"step {p.step:5d}  rate {p.dropout_rate:.3f}  {shown} at {p.best_step}{more}", flush=True)
     if folder is not None:
         folder.finish()
         print(f"weights, config.yaml and metrics.jsonl are in {folder.path}")
@@ -125,7 +147,7 @@ def _device(name: str | None) -> str:
 def _training_config(file: ScheduleFile, preset: str | None, overrides: dict[str, Any], device: str) -> TrainingConfig:
     if preset is not None:
         base = asdict(PRESETS[preset].training) | (dict(PRESETS[preset].on_cuda) if device == "cuda" else {})
-    elif file.training is not None:
+    elif isinstance(file.training, TrainingConfig):
         base = asdict(file.training)
     else:
         raise UserError(f"the schedule file has no training config: give --preset, one of {', '.join(PRESETS)}")
@@ -134,7 +156,36 @@ def _training_config(file: ScheduleFile, preset: str | None, overrides: dict[str
     return TrainingConfig.from_dict(base | overrides)
 
 
-def _folder(output: Path | None, resume: bool, regularizer: Regularizer, config: TrainingConfig) -> RunFolder | None:
+def _task(file: ScheduleFile, given: str | None) -> TaskFiles:
+    """Returns the files of the task that is named, or of the schedule file's, which must be as they were."""
+    if given is not None:
+        return read_task_files(given)
+    assert isinstance(file.training, TaskConfig)
+    task = file.training.task
+    try:
+        files = read_task_files(task)
+    except UserError as error:
+        raise UserError(f"the schedule was found with the task {task}: give it with --task ({error})") from None
+    if files.sha256 != file.training.task_sha256:
+        raise UserError(f"{task} is not as it was when the schedule was found: put it back, or give it with --task")
+    return files
+
+
+def _task_config(
+    file: ScheduleFile, files: TaskFiles, overrides: dict[str, Any], settings: dict[str, Setting]
+) -> TaskConfig:
+    known = {f.name for f in fields(TaskConfig)}
+    if foreign := [name for name in overrides if name not in known]:
+        raise UserError(f"{cli.flag(foreign[0])} is the GPT's, and {files.name} is a task: leave it out")
+    base: dict[str, Any] = asdict(file.training) if isinstance(file.training, TaskConfig) else {}
+    d = base | overrides | {"task": files.name, "task_sha256": files.sha256}
+    if "steps" not in d:
+        raise UserError(f"--task {files.name} needs --steps N: the updates of the run, which run.steps() counts")
+    d = {"eval_interval": default_interval(d["steps"])} | d
+    return TaskConfig.from_dict(d | {"settings": dict(base.get("settings", {})) | settings})
+
+
+def _folder(output: Path | None, resume: bool, regularizer: Regularizer, config: RunConfig) -> RunFolder | None:
     if output is None:
         if resume:
             raise UserError("--resume needs the --output of the run that it is to go on with")
@@ -152,8 +203,10 @@ def _folder(output: Path | None, resume: bool, regularizer: Regularizer, config:
     return folder
 
 
-def _what_runs(trainer: Trainer) -> str:
+def _what_runs(trainer: Trainable) -> str:
     config = trainer.config
+    if isinstance(config, TaskConfig) or trainer.model is None:
+        return f"{config.steps:,} steps on {trainer.device.type}, {config.threads} threads"
     n = sum(p.numel() for p in trainer.model.parameters())
     numbers = f"{config.dtype}{', TF32 products' if trainer.device.type == 'cuda' and config.tf32 else ''}"
     compiled = ", compiled" if config.compile else ""

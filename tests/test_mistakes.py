@@ -56,6 +56,13 @@ SEARCHES = {
     "storage that is a pipe": ([*SMOKE, "--storage", "pipe"], "--storage pipe is"),
     "storage below a file": ([*SMOKE, "--storage", "short.txt/studies", "--name", "x"], "short.txt is a file"),
     "storage that is a file": ([*SMOKE, "--storage", "short.txt"], "short.txt"),
+    "task that is not there": (["--task", "none.py:train", "--steps", "5"], "none.py cannot be read"),
+    "task without steps": (["--task", "task.py:train"], "needs --steps N"),
+    "task with a preset": ([*SMOKE, "--task", "task.py:train", "--steps", "5"], "--preset is the GPT's"),
+    "task with a corpus": (["--task", "task.py:train", "--steps", "5", "--corpus", "a.txt"], "--corpus is the GPT's"),
+    "setting of no task": (["--set", "width=3"], "--set needs --task"),
+    "setting without a value": (["--task", "task.py:train", "--steps", "5", "--set", "width"], "give KEY=VALUE"),
+    "evaluations of no task": (["--eval-interval", "3"], "--eval-interval needs --task"),
 }
 SCHEDULES = {
     "unknown kind": ("format: dynamic-dropout-schedule/1\nschedule: {kind: nope}\n", "nope"),
@@ -88,6 +95,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "short.txt").write_text("To be, or not to be")
     (tmp_path / "long.txt").write_text("To be, or not to be" * 100)
     (tmp_path / "folder.db").mkdir()
+    (tmp_path / "task.py").write_text("def train(run):\n    pass\n")
     os.mkfifo(tmp_path / "pipe")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("DATABRICKS_HOST", raising=False)

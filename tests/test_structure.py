@@ -15,6 +15,7 @@ ROOMS = (
     "study.shakespeare",
     "study.corpus",
     "study.training",
+    "study.tasks",
     "study.records",
     "study.tracking",
     "study.engine",

@@ -7,7 +7,7 @@ import types
 from collections.abc import Sequence
 from dataclasses import MISSING, field, fields
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from study.base.errors import UserError
 
@@ -50,11 +50,13 @@ def add_flags(
     for f in (f for f in fields(config) if f.name not in known):
         kind = next((k for k in get_args(hints[f.name]) if k is not types.NoneType), hints[f.name])
         text = f.metadata["help"]
-        if show_defaults and f.default not in (MISSING, None, False) and "default" not in text:
+        if show_defaults and f.default not in (MISSING, None, False, ()) and "default" not in text:
             text += f" (default {f.default})"
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text}
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction if f.metadata.get("negatable") else "store_true"
+        elif get_origin(hints[f.name]) is tuple:
+            options |= {"action": "append", "metavar": f.metadata["metavar"]}
         else:
             options |= {"type": kind, "choices": f.metadata.get("choices")}
             if options["choices"] is None:

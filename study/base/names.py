@@ -17,6 +17,8 @@ OUTCOME = "outcome"
 REASON = "reason"
 Key = int | str
 """A trial's number, or the name of a confirmation's run."""
+NATS = "nats"
+"""The unit of the GPT's losses: per token."""
 PARENT_RUN = -1
 """Stands for the parent run where a key is expected."""
 TRIALS_PER_GPU = "trials_per_gpu"
@@ -48,3 +50,8 @@ class Outcome(StrEnum):
 
 STATUS = {Outcome.COMPLETED: "FINISHED", Outcome.STOPPED_EARLY: "KILLED", Outcome.FAILED: "FAILED"}
 """The MLflow status that matches an outcome."""
+
+
+def amount(value: float, unit: str) -> str:
+    """Returns a loss or a difference of losses in words; the loss of the user's own task has no unit."""
+    return f"{value:.4f} {unit}".rstrip()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from study.base.names import NATS
 from study.confirm.arms import Arm
 from study.confirm.moderated_test import moderate
 from study.confirm.statistics import CONFIDENCE, Difference, holm, paired_difference, seeds_needed
@@ -63,7 +64,8 @@ class Verdict:
         arms: how many arms were compared; the p-value is adjusted for this number.
         test: the subject's comparison on test_loss, if that was measured.
         needed: seeds that would show a difference as large as the one seen; None if not computed or impractical.
-        excluded: the gain in nats that the looks have excluded, if no difference is shown.
+        excluded: the gain that the looks have excluded, if no difference is shown.
+        unit: of the losses; may be empty.
     """
 
     claim: str
@@ -74,6 +76,7 @@ class Verdict:
     test: Comparison | None
     needed: int | None
     excluded: float | None = None
+    unit: str = NATS
 
 
 def compare(losses: Mapping[str, Mapping[int, float | None]], baseline: str) -> dict[str, Comparison]:

@@ -24,11 +24,11 @@ from study.records.lock import StudyLock
 from study.records.storage import Storage
 from study.records.study_layout import StudyConfig, StudyFolder
 from study.records.uploads import UploadQueue
-from study.training.config import TrainingConfig
 from study.training.evaluation_rows import read_parquet
 from study.training.measures_file import FILE
 from study.training.regularized import Regularized, parts
 from study.training.run_folder import RunFolder
+from study.training.task_config import RunConfig, read_config
 
 RUN_FILES = frozenset({"metrics.jsonl", FILE})
 """What a driver reads of a run; the weights go from the storage to MLflow alone."""
@@ -49,7 +49,7 @@ class Run(Regularized):
         """What tells it apart from the others, in MLflow too."""
         return f"{self.arm}/seed-{self.seed}"
 
-    def spec(self, root: Path, training: TrainingConfig) -> RunSpec:
+    def spec(self, root: Path, training: RunConfig) -> RunSpec:
         """Returns the run as the engine needs it; `root` is the study's folder."""
         return RunSpec(
             key=self.name,
@@ -87,7 +87,7 @@ class ConfirmationConfig:
     found: tuple[CompletedTrial, ...]
     tracking_uri: str | None
     packed: bool
-    training: TrainingConfig
+    training: RunConfig
     families: tuple[CompletedTrial, ...] = ()
     looks: tuple[int, ...] = ()
     smallest: float | None = None
@@ -109,6 +109,7 @@ class ConfirmationFolder:
 
     def __init__(self, study: StudyFolder) -> None:
         self.path = study.path / "confirmation"
+        self.task = study.task
         self.title = f"the confirmation of study {study.path.name}"
         self.lock = self.path / "study.lock"
         self.config = self.path / "confirmation.yaml"
@@ -147,7 +148,7 @@ class ConfirmationFolder:
         try:
             d: dict[str, Any] = yaml.safe_load(read_kept(self.config))
             d |= {name: tuple(map(CompletedTrial.from_dict, d.get(name, ()))) for name in _TRIALS}
-            more = {"training": TrainingConfig.from_dict(d["training"]), "looks": tuple(d.get("looks", ()))}
+            more = {"training": read_config(d["training"]), "looks": tuple(d.get("looks", ()))}
             return ConfirmationConfig(**d | more)
         except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.config} is damaged ({error}): remove its folder to begin anew") from None
@@ -168,7 +169,7 @@ def fetch(storage: Storage, study: StudyFolder, folder: ConfirmationFolder) -> S
     for name in ("runs", "sweep", "ray"):
         shutil.rmtree(folder.path / name, ignore_errors=True)
     own = (folder.config, copy_of(folder.config), folder.path / "verdict.json")
-    download_files(storage, [study.config, copy_of(study.config), study.table, *own])
+    download_files(storage, [study.config, copy_of(study.config), study.table, *storage.list(study.task), *own])
     fetch_runs(storage, folder)
     for path in storage.list(folder.path):  # a run of which a checkpoint is left is not over
         if "resume" in path.parts:

@@ -14,9 +14,11 @@ import pyarrow.parquet as pq
 from model.regularizer import Regularizer
 from study.base.files import atomic_path
 from study.base.regularizers import as_columns
-from study.training.evaluation_rows import SCHEMA, best_row
+from study.training.evaluation_rows import SCHEMA, TASK_METRICS, best_row
 from study.training.measures_file import Measures
 from study.training.run_folder import RunFolder
+from study.training.schedule_file import read_schedule_file
+from study.training.task_config import TaskConfig
 
 EVALUATIONS = pa.schema([*SCHEMA, ("arm", pa.string()), ("full_val_loss", pa.float64())])
 NUMBERS = (
@@ -85,7 +87,12 @@ def is_complete(folder: RunFolder) -> bool:
     """Whether a run has ended, all its measures exist, and its driver has removed its checkpoints."""
     rows = folder.rows()
     ended = bool(rows) and rows[-1]["outcome"] is not None and not folder.resume.exists()
-    return ended and Measures.read(folder.path).test_loss is not None
+    return ended and (Measures.read(folder.path).test_loss is not None or _is_task(folder))
+
+
+def _is_task(folder: RunFolder) -> bool:
+    """Whether this is a run of the user's own task, of which nothing is measured beside its evaluations."""
+    return isinstance(read_schedule_file(folder.config).training, TaskConfig)
 
 
 def run_rows(
@@ -115,7 +122,8 @@ def run_rows(
     if not completed:
         return run | {"reason": reason or "it has not reached its end"}, rows
     best, last = best_row(rows), rows[-1]
-    return run | measures.final() | {
+    test_loss = best.get(TASK_METRICS, {}).get("test_loss")  # of a task that reports one
+    return run | {"test_loss": test_loss} | measures.final() | {
         "best_val_loss": best["val_loss"],
         "best_step": best["step"],
         "final_val_loss": last["val_loss"],

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from study.base.errors import UserError, first_line
+from study.base.errors import first_line
 from study.base.names import METRIC, PARENT_RUN, Outcome, Role
 from study.base.provenance import facts
 from study.base.sealed_files import copy_of
@@ -34,7 +34,6 @@ from study.confirm.show import show_verdict
 from study.confirm.verdict import judge
 from study.confirm.verdict_file import read_verdict, write_verdict
 from study.confirm.wording import after_look
-from study.corpus import load_corpus
 from study.engine.display import Display, duration
 from study.engine.run_source import Ending, ListedRuns
 from study.engine.run_spec import flat
@@ -42,8 +41,11 @@ from study.engine.session import Session, SessionPlan, open_session
 from study.engine.start_up import check_device, start_machines, try_machines
 from study.records.lock import StudyLock
 from study.records.storage import Storage
+from study.tasks.data import load_data
 from study.tracking.client import check
+from study.training.config import TrainingConfig
 from study.training.measures_file import Measures
+from study.training.task_config import unit_of
 
 NOTE = """Is a schedule of the study really better than the best constant rate? Each child run trains one arm (tag
 `arm`) with one fresh seed (tag `seed`). `verdict.json` is the answer; `runs.parquet` and `evaluations.parquet` are what
@@ -71,13 +73,11 @@ def confirm_study(
     uri = store_uri(config, folder, options)
     check(uri, create=False)
     config = replace(config, tracking_uri=kept(uri, None if storage.is_remote else folder.path.parent))
-    with console.status("reading the corpus") as reading:
-        corpus = load_corpus(config.training.corpus, reading.update, config.corpus_sha256)
-    if corpus.sha256 != config.corpus_sha256:
-        raise UserError(f"corpus {config.training.corpus} has changed since the study began: put its old text back")
+    with console.status("reading the data") as reading:
+        data = load_data(config.training, folder.task, config.corpus_sha256, reading.update)
     with console.status("starting Ray"):
         gpus = start_machines(options, storage, uri, config.device)
-        machines = try_machines(options, gpus, len(sweep_runs(config, folder)), config.training, {}, corpus)
+        machines = try_machines(options, gpus, len(sweep_runs(config, folder)), config.training, {}, data)
     check_device(config.study, config.device, machines.estimate)
     folder.make()
 
@@ -152,7 +152,7 @@ class _Confirmation:
         rows = [self._rows(run)[0] for run in runs]
         losses = {arm.name: by_seed(rows, arm.name, METRIC) for arm in chosen}
         looks = follow(losses, chosen, BASELINE, arm_seeds(config), config.looks, config.smallest, taken)
-        self._say(after_look(looks))
+        self._say(after_look(looks, unit_of(config.training)))
         return looks
 
     def _keep(
@@ -232,9 +232,11 @@ class _Confirmation:
             same_as=same_as,
             warnings=warnings,
             corpus_sha256=config.corpus_sha256,
-            whole=config.training.val_share == 1,
+            whole=isinstance(config.training, TrainingConfig) and config.training.val_share == 1,
             before=read_verdict(self._folder.path),
             sequential=looks,
+            unit=unit_of(config.training),
+            papers=isinstance(config.training, TrainingConfig),
         )
 
     def _announce(self, sweep: Sequence[Run]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from study.base.names import NATS, amount
 from study.engine.display import describe
 
 Summary = Mapping[str, Any] | None
@@ -30,7 +31,7 @@ def show_verdict(verdict: Mapping[str, Any], console: Console) -> None:
         _print(
             console,
             f"looks at {seen} of at most {looks['plan'][-1]} seeds; the smallest gain that matters is "
-            f"{looks['smallest']:.4f} nats",
+            f"{amount(looks['smallest'], verdict.get('unit', NATS))}",
         )
     console.print()
     _print(console, verdict["verdict"], style="bold")
@@ -47,7 +48,10 @@ def show_verdict(verdict: Mapping[str, Any], console: Console) -> None:
 
 
 def _arms(verdict: Mapping[str, Any]) -> Table:
-    table = _table("arms, mean and SD over seeds; differences of best val_loss from the best constant rate, with 95 %")
+    table = _table(
+        "arms, mean and SD over seeds; differences of best val_loss from the best constant rate, with paired t's 95 % "
+        "intervals"
+    )
     columns = ("arm", "schedule", "best val_loss", "at step", "final", "test", "full", "difference", "Holm p", "n")
     for column in columns:
         table.add_column(column, justify="left" if column in ("arm", "schedule") else "right")

@@ -7,7 +7,7 @@ from typing import Any
 
 from model.schedules import from_dict
 from study.base.errors import first_line
-from study.base.names import METRIC
+from study.base.names import METRIC, NATS
 from study.confirm.arms import Arm
 from study.confirm.controls import explain
 from study.confirm.decision import ALPHA, Comparison, compare, decide, seed_sd
@@ -34,6 +34,8 @@ def judge(
     whole: bool = False,
     before: Mapping[str, Any] | None = None,
     sequential: Looks | None = None,
+    unit: str = NATS,
+    papers: bool = True,
 ) -> dict[str, Any]:
     """Returns the content of verdict.json.
 
@@ -44,6 +46,8 @@ def judge(
         whole: whether an evaluation reads all of its split.
         before: the previous verdict of the same confirmation.
         sequential: the looks of --until-decided.
+        unit: of the losses; may be empty.
+        papers: whether the paper's claims are about what was trained: they are about language models.
     """
     seeds = sorted({run["seed"] for run in results.runs})
     losses = {arm.name: by_seed(results.runs, arm.name, METRIC) for arm in arms}
@@ -54,7 +58,7 @@ def judge(
         comparisons = {arm: replace(found, p_holm=sequential.p_holm[arm]) for arm, found in comparisons.items()}
         excluded = {arm: sequential.smallest or 0.0 for arm in comparisons if sequential.last(arm).gain_excluded}
     verdict = decide(arms, comparisons, baseline, on_test, excluded)
-    words = in_words(verdict)
+    words = in_words(replace(verdict, unit=unit))
     explanations = [
         entry | {"sentence": explanation(entry, {arm.name: arm for arm in arms})}
         for entry in explain(arms, losses, comparisons)
@@ -75,6 +79,7 @@ def judge(
         "gain_excluded": verdict.excluded,
         "baseline": baseline,
         "metric": METRIC,
+        "unit": unit,
         "alpha": ALPHA,
         "seeds": seeds,
         "looks": looks,
@@ -84,7 +89,7 @@ def judge(
         "same_as": dict(same_as),
         "explanations": explanations,
         "sweep": _sweep(results.sweep),
-        "paper": paper_table(arms, results.runs, baseline, same_as),
+        "paper": paper_table(arms, results.runs, baseline, same_as) if papers else {"rows": [], "claims": []},
         "published": PUBLISHED if published else None,
         "warnings": [*warnings, *_warnings(results, arms, baseline, [] if sequential else looks)],
     }

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.schedules import ValLoss
+from study.base.names import NATS, amount
 from study.confirm.arms import Arm
 from study.confirm.decision import Comparison, ModeratedTest, Verdict
 from study.confirm.looks import Looks
@@ -89,7 +90,7 @@ def _figures(difference: Mapping[str, Any]) -> str:
     return f"{difference['mean']:+.4f}, 95 % interval {interval}, Holm p = {_p(difference['p_holm'])}"
 
 
-def after_look(looks: Looks) -> str:
+def after_look(looks: Looks, unit: str = NATS) -> str:
     """Returns what a look has shown, and what comes next."""
     last = looks.looks[-1]
     said = f"look at {last.seeds} seeds"
@@ -97,7 +98,7 @@ def after_look(looks: Looks) -> str:
         if names := [arm.arm for arm in last.arms if arm.state == state]:
             said += f"; {state}: {', '.join(names)}"
     if names := [arm.arm for arm in last.arms if arm.gain_excluded and arm.state in ("open", "excluded")]:
-        said += f"; no gain of {looks.smallest:.4f} nats or more: {', '.join(names)}"
+        said += f"; no gain of {amount(looks.smallest or 0.0, unit)} or more: {', '.join(names)}"
     if looks.stopped == "shown":
         return f"{said}. The answer is shown."
     if looks.stopped == "excluded":
@@ -115,7 +116,7 @@ def _claim(verdict: Verdict) -> str:
             f"({_name(verdict.baseline)}), which it is to be compared with."
         )
     name, difference = _name(verdict.subject), verdict.comparison.difference
-    than, size = f"the best constant rate ({rate})", f"{abs(difference.mean):.4f} nats"
+    than, size = f"the best constant rate ({rate})", amount(abs(difference.mean), verdict.unit)
     seen = f"{_direction(difference)} by {size}"
     if verdict.claim == "unknown":
         why = "one seed cannot tell" if difference.n == 1 else "seeds without any variation cannot tell"
@@ -125,9 +126,10 @@ def _claim(verdict: Verdict) -> str:
     if verdict.claim == "worse":
         return f"No schedule is as good as {than}: {name}, the best of them, is {seen}"
     if verdict.excluded is not None:
+        gain = amount(verdict.excluded, verdict.unit)
         return (
-            f"No schedule gains {verdict.excluded:.4f} nats or more over {than}: {name}, the best of them, is {seen}, "
-            "and such a gain is excluded"
+            f"No schedule gains {gain} or more over {than}: {name}, the best of them, is {seen}, and such a gain is "
+            "excluded"
         )
     return f"No difference that {difference.n} seeds can show: {name}, the best schedule, is {seen} than {than}"
 

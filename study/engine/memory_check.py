@@ -5,14 +5,17 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
 from study.base.errors import UserError
 from study.engine.cluster import Slots
-from study.engine.shared_corpus import SharedCorpus
-from study.training.config import TrainingConfig
+from study.engine.shared_data import SharedData
+from study.training.task_config import RunConfig
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from study.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 CONTEXT_BYTES = 500_000_000
@@ -48,7 +51,7 @@ class Estimate:
     gpu_bytes: int = 0
 
 
-def try_out(slots: Slots, training: TrainingConfig, on_cuda: Mapping[str, Any], corpus: SharedCorpus) -> Estimate:
+def try_out(slots: Slots, training: RunConfig, on_cuda: Mapping[str, Any], data: SharedData) -> Estimate:
     """Trains a few steps where trials will run: says whether torch can use the GPU there, and what a trial takes.
 
     It compiles as the trials will, which fills the compiler's cache on that machine.
@@ -61,7 +64,7 @@ def try_out(slots: Slots, training: TrainingConfig, on_cuda: Mapping[str, Any], 
     """
     remote = ray.remote(num_cpus=slots.cpus, num_gpus=slots.gpus, max_retries=0)(_try_out)
     training = replace(training, threads=slots.threads)
-    answer: Estimate | str | None = ray.get(remote.remote(slots.gpus > 0, training, dict(on_cuda), corpus))
+    answer: Estimate | str | None = ray.get(remote.remote(slots.gpus > 0, training, dict(on_cuda), data))
     if answer is None:
         raise UserError("a trial does not fit into the memory of a GPU here: give another --preset, or --gpus 0")
     if isinstance(answer, str):
@@ -93,9 +96,7 @@ def advise_on_sharing(estimate: Estimate, trials_per_gpu: int) -> None:
         )
 
 
-def _try_out(
-    wants_gpu: bool, training: TrainingConfig, on_cuda: dict[str, Any], corpus: SharedCorpus
-) -> Estimate | str | None:
+def _try_out(wants_gpu: bool, training: RunConfig, on_cuda: dict[str, Any], data: SharedData) -> Estimate | str | None:
     """Returns an estimate, the reason why there is none, or None where the GPU's memory does not suffice."""
     import torch
 
@@ -108,7 +109,7 @@ def _try_out(
         warnings.append("this GPU has no bfloat16: trials use float32")
     while True:
         try:
-            estimate = _measure(replace(training, **on_cuda), corpus, device)
+            estimate = _measure(replace(training, **on_cuda), data, device)
             return replace(estimate, on_cuda=on_cuda, warnings=tuple(warnings))
         except torch.OutOfMemoryError:
             return None
@@ -123,23 +124,23 @@ def _try_out(
                 return f"{type(error).__name__}: {reason}"
 
 
-def _measure(training: TrainingConfig, corpus: SharedCorpus, device: str, updates: int = 8) -> Estimate:
+def _measure(training: RunConfig, data: SharedData, device: str, updates: int = 8) -> Estimate:
     import torch
 
+    from model.regularizer import Regularizer
     from model.schedules import Constant
+    from study.tasks.data import make_trainer
+    from study.tasks.own_trainer import TaskTrainer
     from study.training.trainer import Trainer
 
-    trainer = Trainer(training, Constant(0.1), corpus.open(), device)
-    if training.compile:
-        trainer.compile()
-    trainer.train_steps(2)
-    started = time.perf_counter()
-    trainer.train_steps(updates)
-    per_step = (time.perf_counter() - started) / updates
-    started = time.perf_counter()
-    trainer.validate()
-    per_evaluation = time.perf_counter() - started
-    parameters = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
+    trainer = make_trainer(training, Regularizer(Constant(0.1)), data.open(), device)
+    if isinstance(trainer, TaskTrainer):
+        tried = trainer.try_steps(updates)
+        per_step, per_evaluation, parameters = tried.step_seconds, tried.evaluation_seconds, tried.parameter_bytes
+    else:
+        assert isinstance(trainer, Trainer)
+        per_step, per_evaluation = _times(trainer, updates)
+        parameters = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
     steps_seconds = per_step * training.steps
     seconds = steps_seconds + per_evaluation * (1 + math.ceil(training.steps / training.eval_interval))
     estimate = Estimate(
@@ -154,3 +155,16 @@ def _measure(training: TrainingConfig, corpus: SharedCorpus, device: str, update
     free, _ = torch.cuda.mem_get_info()
     mine = torch.cuda.memory_reserved() + CONTEXT_BYTES
     return replace(estimate, peak_bytes=torch.cuda.max_memory_reserved(), gpu_bytes=free + mine)
+
+
+def _times(trainer: "Trainer", updates: int) -> tuple[float, float]:
+    """Returns the seconds of a step and of an evaluation."""
+    if trainer.config.compile:
+        trainer.compile()
+    trainer.train_steps(2)
+    started = time.perf_counter()
+    trainer.train_steps(updates)
+    per_step = (time.perf_counter() - started) / updates
+    started = time.perf_counter()
+    trainer.validate()
+    return per_step, time.perf_counter() - started

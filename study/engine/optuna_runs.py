@@ -23,7 +23,7 @@ from study.engine.worker_messages import DIVERGED
 from study.records.optuna_study import KNOWN, REASON, STATES, finished, unfinished
 from study.records.study_layout import trial_place
 from study.records.uploads import UploadQueue
-from study.training.config import TrainingConfig
+from study.training.task_config import RunConfig
 
 OUTCOMES = {state: outcome for outcome, state in STATES.items()}
 
@@ -63,7 +63,7 @@ class OptunaRuns(RunSource):
         self,
         study: optuna.Study,
         space: str,
-        training: TrainingConfig,
+        training: RunConfig,
         trials: float = math.inf,
         uploads: UploadQueue | None = None,
         trials_per_gpu: int = 1,
@@ -129,7 +129,7 @@ class OptunaRuns(RunSource):
         return trial
 
 
-def trial_spec(training: TrainingConfig, number: int, attributes: Mapping[str, Any]) -> RunSpec:
+def trial_spec(training: RunConfig, number: int, attributes: Mapping[str, Any]) -> RunSpec:
     """Returns a trial as a run, from the user attributes of Optuna's trial."""
     regularizer, known_good = parts_of(attributes), attributes.get(KNOWN)
     family = family_kind(regularizer)
@@ -145,7 +145,7 @@ def trial_spec(training: TrainingConfig, number: int, attributes: Mapping[str, A
     )
 
 
-def describe_finished(study: optuna.Study, training: TrainingConfig, recorder: Recorder) -> None:
+def describe_finished(study: optuna.Study, training: RunConfig, recorder: Recorder) -> None:
     """Describes the trials that have ended."""
     for trial in finished(study):
         if SCHEDULE in trial.user_attrs:
@@ -158,7 +158,7 @@ def describe_finished(study: optuna.Study, training: TrainingConfig, recorder: R
             )
 
 
-def pause_unfinished(study: optuna.Study, training: TrainingConfig, recorder: Recorder) -> None:
+def pause_unfinished(study: optuna.Study, training: RunConfig, recorder: Recorder) -> None:
     """Closes the trials that have no end yet, and that a resumed study goes on with."""
     for trial in unfinished(study):
         if SCHEDULE in trial.user_attrs:

@@ -7,7 +7,7 @@ from typing import Any
 
 from study.base.names import Key
 from study.base.regularizers import parts_of
-from study.training.config import TrainingConfig
+from study.training.task_config import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class RunSpec:
     title: str
     name: str
     regularizer: Mapping[str, Any]
-    training: TrainingConfig
+    training: RunConfig
     place: Path
     tags: Mapping[str, str] = field(default_factory=dict)
     protected: bool = False

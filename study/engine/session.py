@@ -72,7 +72,7 @@ class Session:
         """Trains the runs of a source until all have ended, or the session is to stop."""
         plan, machines = self.plan, self.plan.machines
         device = machines.estimate.device
-        job = Job(storage=plan.storage.uri, study=plan.study, corpus=machines.corpus, device=device)
+        job = Job(storage=plan.storage.uri, study=plan.study, data=machines.data, device=device)
         searcher = RunSearcher(source, [display, self.recorder], Room(machines.slots).has_more_than)
         run_trials(searcher, scheduler, trainable(job), machines.slots, self.stop, plan.path / "ray")
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from study.base.errors import UserError
-from study.corpus import Corpus
 from study.engine.cluster import Slots, cluster_gpus, share_out, start_ray
 from study.engine.memory_check import Estimate, advise_on_sharing, check_memory, try_out
 from study.engine.node_checks import check_nodes
-from study.engine.shared_corpus import SharedCorpus, share
+from study.engine.shared_data import SharedData, share
 from study.records.storage import Storage
-from study.training.config import TrainingConfig
+from study.tasks.data import Data
+from study.training.task_config import RunConfig
 
 
 class MachineOptions(Protocol):
@@ -35,7 +35,7 @@ class Machines:
     """Where runs are trained, and what one run takes there."""
 
     slots: Slots
-    corpus: SharedCorpus
+    data: SharedData
     estimate: Estimate
 
 
@@ -60,9 +60,9 @@ def try_machines(
     options: MachineOptions,
     gpus: int,
     runs: int,
-    training: TrainingConfig,
+    training: RunConfig,
     on_cuda: Mapping[str, Any],
-    corpus: Corpus,
+    data: Data,
 ) -> Machines:
     """Shares the machines out over runs, and trains a few steps there.
 
@@ -73,11 +73,11 @@ def try_machines(
         UserError: if there are fewer GPUs, or too little memory.
     """
     slots = share_out(gpus, options.trials_per_gpu, runs, fixed=options.gpus is not None)
-    shared_corpus = share(corpus)
-    estimate = try_out(slots, training, on_cuda, shared_corpus)
+    shared = share(data)
+    estimate = try_out(slots, training, on_cuda, shared)
     check_memory(estimate, options.trials_per_gpu)
     advise_on_sharing(estimate, options.trials_per_gpu)
-    return Machines(slots, shared_corpus, estimate)
+    return Machines(slots, shared, estimate)
 
 
 def check_device(study: str, device: str, estimate: Estimate) -> None:

@@ -16,11 +16,13 @@ from ray.tune.trainable.function_trainable import wrap_function
 
 from model.regularizer import Regularizer
 from study.base.errors import DivergenceError, disk_error
+from study.corpus import Corpus
 from study.engine.device_health import device_works, free_memory
 from study.engine.run_spec import RunSpec
-from study.engine.shared_corpus import SharedCorpus
+from study.engine.shared_data import SharedData
 from study.engine.worker_messages import CHECKPOINT_STEP, DISK, DIVERGED, FAILED, TRACEBACK, WARNINGS
 from study.records.uploads import UploadQueue, open_run, wait_until_sent
+from study.tasks.data import make_trainer
 from study.tracking.run_points import TIMES_FILE, write_time
 from study.training.evaluation_rows import Labels
 from study.training.measures import run_measured
@@ -39,16 +41,16 @@ class Job:
 
     storage: str
     study: str
-    corpus: SharedCorpus
+    data: SharedData
     device: str
 
     def results(self, spec: RunSpec, folder: RunFolder) -> Generator[dict[str, Any]]:
         """Trains a run, from where it stands, and yields each evaluation, with what was measured at it."""
-        corpus = self.corpus.open()
-        trainer = Trainer(spec.training, Regularizer.from_dict(spec.regularizer), corpus, self.device)
+        data = self.data.open()
+        trainer = make_trainer(spec.training, Regularizer.from_dict(spec.regularizer), data, self.device, folder.path)
         labels = Labels(study=self.study, trial=spec.key if isinstance(spec.key, int) else None)
-        if spec.full_evaluation:
-            for progress, measured in run_measured(folder, trainer, corpus, labels):
+        if spec.full_evaluation and isinstance(trainer, Trainer) and isinstance(data, Corpus):
+            for progress, measured in run_measured(folder, trainer, data, labels):
                 yield progress.to_dict() | measured
         else:
             for progress in folder.run(trainer, labels):

@@ -14,8 +14,9 @@ from study.base.files import PART
 from study.base.sealed_files import read_kept, write_kept
 from study.records.lock import CLAIMS
 from study.records.storage import Storage
-from study.training.config import PRESETS, TrainingConfig
+from study.training.config import PRESETS
 from study.training.run_folder import RunFolder
+from study.training.task_config import TASK, RunConfig, read_config
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 LEAST = {"trials": 1, "seed": 0, "grace_steps": 1}
@@ -23,7 +24,7 @@ CHOICES = {
     "sampler": ("tpe", "random"),
     "scheduler": ("asha", "none"),
     "device": ("cpu", "cuda"),
-    "preset": tuple(PRESETS),
+    "preset": (*PRESETS, TASK),
 }
 
 
@@ -32,7 +33,9 @@ class StudyConfig:
     """What a study is, whatever machine it runs on.
 
     Attributes:
+        preset: of the GPT; `task` for the user's own task.
         grace_steps: what ASHA gives every trial before it may stop it.
+        corpus_sha256: of what runs learn from: the text, or the files of the user's own task.
         tracking_uri: where MLflow was first, for `--resume`; hidden if it holds a password.
         optuna_storage: likewise; None for the journal in the study's folder.
         device: cuda or cpu: the numbers of one are not those of the other.
@@ -50,7 +53,7 @@ class StudyConfig:
     tracking_uri: str | None
     optuna_storage: str | None
     device: str
-    training: TrainingConfig
+    training: RunConfig
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the config as plain values."""
@@ -67,6 +70,7 @@ class StudyFolder:
             )
         self.path = (storage / name).absolute()
         self.config = self.path / "study.yaml"
+        self.task = self.path / "task"
         self.lock = self.path / "study.lock"
         self.journal = self.path / "optuna.journal"
         self.ray = self.path / "ray"
@@ -139,7 +143,7 @@ def _parse(d: Any) -> StudyConfig:
     kinds = get_type_hints(StudyConfig)
     if not isinstance(d, dict) or d.keys() != kinds.keys():
         raise ValueError(f"it must be a mapping with the keys {', '.join(kinds)}")
-    training = TrainingConfig.from_dict(d["training"])
+    training = read_config(d["training"])
     values = {key: value for key, value in d.items() if key != "training"}
     for key, value in values.items():
         allowed = get_args(kinds[key]) or (kinds[key],)

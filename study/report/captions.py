@@ -12,6 +12,7 @@ from study.report.depth_map import draw_depths
 from study.report.families import best_of_depths
 from study.report.sentences import count, duration, joined, trial_in_words
 from study.report.trials import Trial, best_so_far, pareto_front
+from study.training.task_config import TaskConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +130,8 @@ class ReportFigures:
 
     def _add_depths(self, best: Sequence[Trial]) -> None:
         training = self._analysis.source.config.training
+        if isinstance(training, TaskConfig):
+            return  # whose layers are the model's own affair
         self._add(
             "depths",
             "Dropout rate of each layer over the training, for the best completed trial of each depth but uniform. "

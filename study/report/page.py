@@ -10,12 +10,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from study.base import figure_style as style
+from study.base.names import NATS
 from study.base.provenance import utc_now
 from study.engine.display import describe
 from study.report import sentences
 from study.report.analysis import Analysis
 from study.report.captions import ReportFigures
 from study.report.source import Source
+from study.training.task_config import unit_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,7 @@ def _context(analysis: Analysis, figures: ReportFigures, storage: str | None) ->
         "confirm": sentences.confirm_command(config.name, storage) if analysis.winner else None,
         "resume": sentences.resume_command(config.name, storage) if analysis.unfinished else None,
         "notices": analysis.notices(),
-        "looks": sentences.looks(verdict.get("sequential")) if verdict else "",
+        "looks": sentences.looks(verdict.get("sequential"), verdict.get("unit", NATS)) if verdict else "",
         "test": sentences.TEST,
         "steered": sentences.steered_arms(verdict["arms"]) if verdict else "",
         "same": sentences.same_schedules(verdict["same_as"]) if verdict else "",
@@ -62,7 +64,8 @@ def _context(analysis: Analysis, figures: ReportFigures, storage: str | None) ->
         "within": sentences.within_families(analysis.importance_within),
         "grace": sentences.grace_period(analysis.rungs, analysis.evaluations, config.scheduler),
         "prices": analysis.stopping_prices,
-        "price": sentences.stopping_price(analysis.stopping_prices, config.grace_steps),
+        "trained": sentences.trained(config),
+        "price": sentences.stopping_price(analysis.stopping_prices, config.grace_steps, unit_of(config.training)),
         "edges": [sentences.edge_warning(edge) for edge in analysis.edges],
         "has_parameters": source.study is not None,
         "trials": sorted(analysis.trials, key=lambda t: (not t.steps, t.best_val_loss if t.steps else 0, t.number)),

@@ -5,13 +5,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from study.base.names import Outcome
+from study.base.names import NATS, Outcome, amount
 from study.engine.display import describe
+from study.records.study_layout import StudyConfig
 from study.report.edges import Edge
 from study.report.parameters import FEW_IN_TOP, Importance
 from study.report.rungs import Rung
 from study.report.stopping_price import DRAWS, StoppingPrice
 from study.report.trials import Trial, ranked
+from study.training.task_config import TaskConfig
 
 FEW = 8
 """With fewer trials a rank correlation is only a hint."""
@@ -166,7 +168,7 @@ def grace_period(rungs: Sequence[Rung], evaluations: Sequence[Rung], scheduler: 
     return said
 
 
-def stopping_price(prices: Sequence[StoppingPrice], grace_steps: int) -> str:
+def stopping_price(prices: Sequence[StoppingPrice], grace_steps: int, unit: str = NATS) -> str:
     """Returns which grace period the prices speak for."""
     words = (
         f"Price of early stopping: {DRAWS} searches were simulated on the curves of the completed trials. Each draws "
@@ -181,7 +183,7 @@ def stopping_price(prices: Sequence[StoppingPrice], grace_steps: int) -> str:
     if mine is not None:
         words += (
             f"With the grace period of this study, {grace_steps:,} steps, the best trial reached its end in "
-            f"{mine.kept:.0%} of them; the search lost {mine.regret:.4f} nats on average and trained "
+            f"{mine.kept:.0%} of them; the search lost {amount(mine.regret, unit)} on average and trained "
             f"{mine.cost:.0%} of the steps. "
         )
     if safe is None:
@@ -207,14 +209,14 @@ def _advice(rung: Rung, evaluations: Sequence[Rung]) -> str:
     return f"Losses here rank the trials almost as the end does. There is no reason to wait longer.{already}"
 
 
-def looks(sequential: Mapping[str, Any] | None) -> str:
+def looks(sequential: Mapping[str, Any] | None, unit: str = NATS) -> str:
     """Returns how the seeds of a confirmation came in looks; empty if their number was fixed beforehand."""
     if not sequential:
         return ""
     seen = [str(look["seeds"]) for look in sequential["looks"]]
     said = f"The arms were judged after {joined(seen)} seeds, by a plan for at most {sequential['plan'][-1]}. "
     said += "An arm got no more seeds once it was shown to be better or worse, or to be hardly different. "
-    said += f"The smallest gain that matters is {sequential['smallest']:.4f} nats. "
+    said += f"The smallest gain that matters is {amount(sequential['smallest'], unit)}. "
     return said + {
         "shown": "The confirmation stopped because a schedule was shown to be better.",
         "excluded": "The confirmation stopped because no schedule can have such a gain.",
@@ -255,3 +257,15 @@ def edge_warning(edge: Edge) -> str:
     words = f"{edge.name} of the winner, {edge.value:.4g}, {where} the {'lower' if low else 'upper'} end of its range "
     words += f"({edge.low:.4g} to {edge.high:.4g}): "
     return words + ("no value lies beyond." if edge.natural else "the best value may lie outside. Widen the range.")
+
+
+def trained(config: StudyConfig) -> str:
+    """Returns what a study trains."""
+    training = config.training
+    if isinstance(training, TaskConfig):
+        settings = "".join(f", {name} {value}" for name, value in training.settings.items())
+        return f"Task {training.task} (SHA-256 {training.task_sha256[:12]}){settings}, {training.steps:,} steps"
+    return (
+        f"Preset {config.preset}: {training.n_layer} layers, {training.n_head} heads, {training.n_embd} channels, "
+        f"context {training.block_size}, batch {training.batch_size}, {training.steps:,} steps; corpus {training.corpus}"
+    )

@@ -8,6 +8,7 @@ from study.base import cli
 from study.base.errors import exit_status
 from study.base.output import end_at_once
 from study.search.options import SearchOptions
+from study.tasks.help import HELP
 
 DESCRIPTION = (
     "Searches for the best dropout schedule of a GPT, with Ray Tune and Optuna, and shows its trials in MLflow."
@@ -24,6 +25,9 @@ CLUSTER = """on eight GPUs of two machines, with a bucket that both may use:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options, given = cli.parse(SearchOptions, "study.search", DESCRIPTION, argv, CLUSTER)
+    if options.task_help:
+        print(HELP)
+        return 0
     # Ray, MLflow and torch take seconds to import: --help and a mistyped flag do not wait for them.
     from rich.console import Console
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from search_spaces import SPACES
-from study.base.cli import check_bounds, described
+from study.base.cli import check_bounds, described, flag
 from study.base.errors import UserError
 from study.records.storage import check_scheme
 from study.training.config import PRESETS
+from study.training.task_config import Setting, parse_settings
 
 MACHINE_FIELDS = (
     "trials", "gpus", "trials_per_gpu", "address", "tracking_uri", "time_budget", "storage", "name", "resume",
@@ -44,7 +45,19 @@ class SearchOptions:
         "shakespeare",
         metavar="NAME_OR_PATH",
     )
-    steps: int | None = described("optimizer steps a trial; default the preset's", None, least=1)
+    task: str | None = described(
+        "your own model and data instead of the GPT: a function in a file; see --task-help",
+        None,
+        metavar="FILE.py:FUNCTION",
+    )
+    set: tuple[str, ...] = described(
+        "a setting that your task reads as run.config.KEY; may be given several times", (), metavar="KEY=VALUE"
+    )
+    task_help: bool = described("print an example of a task, and exit", False)
+    steps: int | None = described("optimizer steps a trial; default the preset's; --task needs it", None, least=1)
+    eval_interval: int | None = described(
+        "of your task: steps between two evaluations; default a twentieth of the steps", None, least=1
+    )
     seed: int = described("seed of every trial and of the sampler", 1337, least=0)
     sampler: str = described("Optuna's sampler", "tpe", choices=("tpe", "random"))
     scheduler: str = described("asha stops trials early; none lets every trial end", "asha", choices=("asha", "none"))
@@ -68,7 +81,26 @@ class SearchOptions:
             raise UserError(f"--time-budget must be a number of seconds above 0, got {self.time_budget}")
         if self.resume and self.name is None:
             raise UserError("--resume needs the --name of the study to go on with")
+        self._check_task()
         if "://" in self.storage:
             check_scheme(self.storage)
         elif Path(self.storage).exists() and not Path(self.storage).is_dir():
             raise UserError(f"--storage {self.storage} is a file: give a folder")
+
+    @property
+    def settings(self) -> dict[str, Setting]:
+        """The settings of the user's own task."""
+        return parse_settings(self.set)
+
+    def _check_task(self) -> None:
+        _ = self.settings
+        if self.task is None:
+            for name in ("set", "eval_interval"):
+                if getattr(self, name) and not self.resume:
+                    raise UserError(f"{flag(name)} needs --task FILE.py:FUNCTION: add it, or leave {flag(name)} out")
+            return
+        if self.preset is not None or self.corpus != "shakespeare":
+            name = "preset" if self.preset is not None else "corpus"
+            raise UserError(f"{flag(name)} is the GPT's, and --task {self.task} brings its own: leave one of them out")
+        if self.steps is None and not self.resume:
+            raise UserError(f"--task {self.task} needs --steps N: the updates of a run, which run.steps() counts")

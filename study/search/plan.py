@@ -1,11 +1,9 @@
 """From the options of a search to all that it needs; every mistake is found here, before anything is made."""
 
 import logging
-import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import optuna
@@ -16,9 +14,8 @@ from study.base.errors import UserError
 from study.base.files import check_output_folder
 from study.base.names import Key, Outcome, Role
 from study.base.sealed_files import copy_of
-from study.base.uris import HIDDEN, absolute, kept, recalled, redacted
-from study.corpus import Corpus, corpus_id, load_corpus
-from study.engine.equal_shares import EqualShares
+from study.base.uris import HIDDEN, absolute, recalled, redacted
+from study.corpus import corpus_id
 from study.engine.optuna_runs import OUTCOMES, open_optuna_study
 from study.engine.start_up import Machines, check_device, start_machines, try_machines
 from study.records.downloads import download_files
@@ -28,11 +25,14 @@ from study.records.optuna_study import check_database, finished, open_database, 
 from study.records.storage import Storage
 from study.records.study_layout import StudyConfig, StudyFolder
 from study.records.uploads import UploadQueue
+from study.search.new_study import new_config, new_data, preset_training
 from study.search.options import MACHINE_FIELDS, SearchOptions
+from study.tasks.data import Data, check_data, load_data
+from study.tasks.task_files import TaskFiles, read_task_files
 from study.tracking.client import check, has_experiment, tracking_uri
 from study.tracking.experiment import has_all
-from study.training.config import PRESETS, TrainingConfig
-from study.training.trainer import check_fits
+from study.training.config import PRESETS
+from study.training.task_config import TaskConfig
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Plan:
     storage: Storage
     folder: StudyFolder
     uploads: UploadQueue
-    corpus: Corpus
+    data: Data
     machines: Machines
     uri: str
     database: str | None
@@ -82,7 +82,8 @@ def make_plan(
     lock = StudyLock(folder.lock, storage=storage)
     plan = None
     try:
-        download_files(storage, [folder.config, copy_of(folder.config), *folder.grown])
+        kept = storage.list(folder.task) if storage.is_remote else []
+        download_files(storage, [folder.config, copy_of(folder.config), *folder.grown, *kept])
         old = _old_config(folder, options, given)
         repair(folder.journal)
         plan = _plan(storage, options, old, lock, on_progress)
@@ -109,19 +110,17 @@ def _plan(
     if old is not None and _is_settled(storage, old, options, database, uri):
         return None
     if old is None:
-        corpus = load_corpus(options.corpus, on_progress)
+        data = new_data(options, on_progress)
     else:
-        corpus = load_corpus(old.training.corpus, on_progress, old.corpus_sha256)
-    if old is not None and old.corpus_sha256 != corpus.sha256:
-        raise UserError(f"corpus {old.training.corpus} has changed since the study began: put its old text back")
+        data = load_data(old.training, StudyFolder(storage.folder, old.name).task, old.corpus_sha256, on_progress)
     if old is None and options.preset is not None:
-        check_fits(_training(options, options.preset), corpus)  # before Ray takes its seconds
+        check_data(preset_training(options, options.preset), data)  # before Ray takes its seconds
     gpus = start_machines(options, storage, uri, old.device if old else None)
-    config = old or _new_config(options, storage, gpus, corpus, uri, database)
+    config = old or new_config(options, storage, gpus, data, uri, database)
     config = replace(config, trials=options.trials or config.trials)
-    check_fits(config.training, corpus)
-    on_cuda = PRESETS[config.preset].on_cuda if old is None else {}
-    machines = try_machines(options, gpus, config.trials, config.training, on_cuda, corpus)
+    check_data(config.training, data)
+    on_cuda = PRESETS[config.preset].on_cuda if old is None and config.preset in PRESETS else {}
+    machines = try_machines(options, gpus, config.trials, config.training, on_cuda, data)
     if old is not None:
         check_device(old.name, old.device, machines.estimate)
     else:
@@ -138,7 +137,7 @@ def _plan(
         storage=storage,
         folder=folder,
         uploads=UploadQueue(storage, folder.grown),
-        corpus=corpus,
+        data=data,
         machines=machines,
         uri=uri,
         database=database,
@@ -162,20 +161,35 @@ def _old_config(folder: StudyFolder, options: SearchOptions, given: Mapping[str,
     if old.space not in SPACES:
         raise UserError(f"study {old.name} has the space {old.space!r:.60}, and there are {', '.join(SPACES)} only")
 
-    is_now = asdict(options) | {"corpus": corpus_id(options.corpus)}
+    if options.task is not None:
+        check_same_task(old, read_task_files(options.task))
+    is_now = asdict(options) | {"corpus": corpus_id(options.corpus), "set": options.settings}
     is_now["optuna_storage"] = absolute(options.optuna_storage or "")
-    was = asdict(old) | {"corpus": old.training.corpus, "steps": old.training.steps}
+    training = asdict(old.training)
+    was = training | asdict(old) | {"set": training.get("settings", {}), "task": options.task, "task_help": False}
     was["optuna_storage"] = recalled(old.optuna_storage, folder.path) or old.optuna_storage
     for name in given:
-        if name not in MACHINE_FIELDS and HIDDEN != was[name] != is_now[name]:
+        before, now = was.get(name), is_now[name]
+        if name not in MACHINE_FIELDS and HIDDEN != before != now:
             raise UserError(
-                f"{flag(name)} {redacted(str(is_now[name]))} contradicts the study, which has {was[name]}: leave it out"
+                f"{flag(name)} {redacted(str(now))} contradicts the study, which has {before}: leave it out"
             )
     if old.tracking_uri == HIDDEN and not (options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")):
         raise UserError("the tracking URI of the study held a password, which is not kept: set MLFLOW_TRACKING_URI")
     if old.optuna_storage == HIDDEN and not options.optuna_storage:
         raise UserError("the --optuna-storage of the study held a password, which is not kept: give it again")
     return old
+
+
+def check_same_task(old: StudyConfig, files: TaskFiles) -> None:
+    """Raises UserError if these are not the files that the study's task began with."""
+    if not isinstance(old.training, TaskConfig):
+        raise UserError(f"--task {files.name} contradicts the study, which trains the GPT: leave it out")
+    if (files.name, files.sha256) != (old.training.task, old.training.task_sha256):
+        raise UserError(
+            f"--task {files.name} has changed since the study began with {old.training.task}: leave --task out to go "
+            "on with the study's own copy, or begin a new study"
+        )
 
 
 def _check_unused(storage: Storage, name: str) -> None:
@@ -192,42 +206,6 @@ def _is_settled(storage: Storage, old: StudyConfig, options: SearchOptions, data
     outcomes: dict[Key, Outcome] = {trial.number: OUTCOMES[trial.state] for trial in finished(study)}
     has_trials = len(outcomes) >= (options.trials or old.trials)
     return has_trials and has_all(uri, old.name, Role.STUDY, Role.TRIAL, outcomes) is True
-
-
-def _new_config(
-    options: SearchOptions, storage: Storage, gpus: int, corpus: Corpus, uri: str, database: str | None
-) -> StudyConfig:
-    name = options.preset or ("shakespeare_char" if gpus else "laptop")
-    study = options.name or f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    home = None if storage.is_remote else StudyFolder(storage.folder, study).path
-    training = _training(options, name)
-    interval = training.eval_interval  # ASHA looks at evaluations
-    grace = max(interval, math.floor(PRESETS[name].grace_share * training.steps / interval) * interval)
-    return StudyConfig(
-        name=study,
-        space=options.space,
-        preset=name,
-        trials=options.trials or _default_trials(options.space, name),
-        sampler=options.sampler,
-        scheduler=options.scheduler,
-        seed=options.seed,
-        grace_steps=min(grace, training.steps),
-        corpus_sha256=corpus.sha256,
-        tracking_uri=kept(uri, home),
-        optuna_storage=kept(database, home),
-        device="cpu",  # until it is tried out
-        training=training,
-    )
-
-
-def _default_trials(space: str, preset: str) -> int:
-    shares = EqualShares.of_space(space)
-    return PRESETS[preset].trials if shares is None else shares.trials(PRESETS[preset].trials)
-
-
-def _training(options: SearchOptions, preset: str) -> TrainingConfig:
-    training = replace(PRESETS[preset].training, seed=options.seed, corpus=corpus_id(options.corpus))
-    return training if options.steps is None else replace(training, steps=options.steps)
 
 
 def _in_use(name: str, what: str) -> UserError:

@@ -19,6 +19,7 @@ from study.base.provenance import facts
 from study.base.ranking import best_first
 from study.base.regularizers import parts_of
 from study.base.uris import redacted, sqlite_path, sqlite_uri, web_address
+from study.corpus import Corpus
 from study.engine.display import CompletedTrial, best_trials, describe
 from study.engine.session import Session
 from study.records.expected_files import wait_for_all
@@ -62,13 +63,15 @@ def finish(plan: Plan, study: optuna.Study, session: Session) -> int:
         plan.uploads.put(folder.best_schedule)
         writer.log(len(trials), {"best_val_loss": _value(winner)})
         writer.artifacts(PARENT_RUN, [folder.best_schedule])
-        writer.artifacts(winner.number, [folder.trial(winner.number).sample], CHECKPOINT)
+        if sample is not None:
+            writer.artifacts(winner.number, [folder.trial(winner.number).sample], CHECKPOINT)
     report = None if stop.interrupted else _write_report(plan, study, writer, console)
     session.finish("FINISHED" if completed else "FAILED")
 
     if completed:
         best_trials(_completed(folder, completed), console)
-        _say(console, f"The winner writes:\n{sample.strip()[:300]}\n")
+        if sample is not None:
+            _say(console, f"The winner writes:\n{sample.strip()[:300]}\n")
         best = relative(str(folder.best_schedule))
         _say(console, f"best schedule    {best}")
         _say(console, f"train with it    {shlex.join(command_line('train', '--schedule', best))}")
@@ -96,7 +99,7 @@ def bring_evaluations(plan: Plan, study: optuna.Study, seconds: float, patience:
     return wait_for_all(plan.storage, steps, seconds, patience)
 
 
-def _write_winner(plan: Plan, winner: FrozenTrial, writer: StudyWriter) -> str:
+def _write_winner(plan: Plan, winner: FrozenTrial, writer: StudyWriter) -> str | None:
     run = plan.folder.trial(winner.number)
     with plan.storage.present(run.config), plan.storage.present(run.weights):
         winning_file(
@@ -105,9 +108,9 @@ def _write_winner(plan: Plan, winner: FrozenTrial, writer: StudyWriter) -> str:
             trial=winner.number,
             run_id=writer.runs.get(winner.number),
             val_losses=[(row["step"], row["val_loss"]) for row in run.rows()],
-            facts=facts(plan.corpus.sha256),
+            facts=facts(plan.data.sha256),
         ).write(plan.folder.best_schedule)
-        return write_sample(run, plan.corpus)
+        return write_sample(run, plan.data) if isinstance(plan.data, Corpus) else None
 
 
 def _write_report(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Console) -> Path | None:

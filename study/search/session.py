@@ -23,6 +23,7 @@ from study.records.lock import StudyLock
 from study.records.optuna_study import finished, open_storage
 from study.search.plan import Plan
 from study.search.results import bring_evaluations, finish
+from study.tasks.task_files import TaskFiles
 
 NOTE = """Each child run is a trial: one GPT trained with one dropout schedule (`schedule.*`), all else being equal.
 Select some and compare their `val_loss` and `dropout_rate`. `outcome` says how a trial ended. The winner is the lowest
@@ -41,6 +42,8 @@ def run_session(plan: Plan, console: Console) -> int:
 
     def write_config() -> None:
         plan.folder.clear_unfinished()
+        if isinstance(plan.data, TaskFiles):
+            plan.uploads.put(*plan.data.write(plan.folder.task))
         plan.folder.write_config(plan.config)
         plan.uploads.put(plan.folder.config, copy_of(plan.folder.config))
 

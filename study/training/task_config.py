@@ -1,11 +1,12 @@
 """The configuration of a run of the user's own task, and the one reader of all training configs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from model.checks import check_integer, short
 from study.base.errors import UserError
+from study.base.names import NATS
 from study.training.config import TrainingConfig
 
 Setting = str | int | float | bool
@@ -59,6 +60,44 @@ class TaskConfig:
         if missing := [name for name in needed if name not in d]:
             raise UserError(f"a task's config needs {', '.join(missing)} too")
         return cls(**d)
+
+
+def unit_of(config: "RunConfig") -> str:
+    """Returns the unit of val_loss; empty where only the user's own task knows it."""
+    return "" if isinstance(config, TaskConfig) else NATS
+
+
+def default_interval(steps: int) -> int:
+    """Returns the steps between two evaluations of a task, if nobody gives another number: 20 evaluations."""
+    return max(1, steps // 20)
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, Setting]:
+    """Returns the settings of `--set KEY=VALUE`: a whole number, a number, true, false, or a text.
+
+    Raises:
+        UserError: names the text that is no setting.
+    """
+    found: dict[str, Setting] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key.isidentifier() and equals):
+            raise UserError(f"--set {text}: give KEY=VALUE, with a KEY of letters, digits and '_'")
+        if key in found:
+            raise UserError(f"--set {key} is given twice: leave one of them out")
+        found[key] = _value(value)
+    return found
+
+
+def _value(text: str) -> Setting:
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:  # the next kind may take it
+            continue
+    return text
 
 
 RunConfig = TrainingConfig | TaskConfig
