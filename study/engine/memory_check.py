@@ -121,7 +121,7 @@ def _try_out(wants_gpu: bool, training: RunConfig, on_cuda: dict[str, Any], data
                     warnings.append(f"{without}: {reason}")
                     break
             else:
-                return f"{type(error).__name__}: {reason}"
+                return reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"
 
 
 def _measure(training: RunConfig, data: SharedData, device: str, updates: int = 8) -> Estimate:
@@ -131,24 +131,27 @@ def _measure(training: RunConfig, data: SharedData, device: str, updates: int = 
     from model.schedules import Constant
     from study.tasks.data import make_trainer
     from study.tasks.own_trainer import TaskTrainer
+    from study.tasks.try_out import try_out as try_out_task
     from study.training.trainer import Trainer
 
     trainer = make_trainer(training, Regularizer(Constant(0.1)), data.open(), device)
     if isinstance(trainer, TaskTrainer):
-        tried = trainer.try_steps(updates)
-        per_step, per_evaluation, parameters = tried.step_seconds, tried.evaluation_seconds, tried.parameter_bytes
+        tried = try_out_task(trainer, updates)
+        per_step, per_evaluation = tried.seconds_per_step, tried.seconds_per_evaluation
+        parameters, checkpoint = tried.parameter_bytes, tried.checkpoint_bytes
     else:
         assert isinstance(trainer, Trainer)
         per_step, per_evaluation = _times(trainer, updates)
         parameters = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
+        checkpoint = 3 * parameters  # the optimizer has two moments
     steps_seconds = per_step * training.steps
     seconds = steps_seconds + per_evaluation * (1 + math.ceil(training.steps / training.eval_interval))
     estimate = Estimate(
         device=device,
         seconds=seconds,
-        training_share=steps_seconds / seconds,
+        training_share=steps_seconds / seconds if seconds else 1.0,
         kept_bytes=parameters * 2,  # the best weights, here and in MLflow
-        running_bytes=parameters * 9,  # up to three checkpoints with the optimizer's two moments
+        running_bytes=3 * checkpoint,  # as many while a new one is written
     )
     if device == "cpu":
         return estimate

@@ -267,5 +267,6 @@ def trained(config: StudyConfig) -> str:
         return f"Task {training.task} (SHA-256 {training.task_sha256[:12]}){settings}, {training.steps:,} steps"
     return (
         f"Preset {config.preset}: {training.n_layer} layers, {training.n_head} heads, {training.n_embd} channels, "
-        f"context {training.block_size}, batch {training.batch_size}, {training.steps:,} steps; corpus {training.corpus}"
+        f"context {training.block_size}, batch {training.batch_size}, {training.steps:,} steps; "
+        f"corpus {training.corpus}"
     )

@@ -1,0 +1,1 @@
+"""Tasks to start from; each is one file, and tests run it."""

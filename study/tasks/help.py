@@ -1,0 +1,3 @@
+"""What `study.search --task-help` prints."""
+
+HELP = ""
