@@ -92,7 +92,7 @@ def study(name: str, **more: Any) -> RunRecord:
 
 def session(uri: str, root: Path, *records: RunRecord) -> MLflowSender:
     """Sends what MLflow lacks of some runs, as a session that knows of nothing else does."""
-    store = MLflowSender(uri, records[0].name, root, Storage(str(root)), Role.STUDY, Role.TRIAL)
+    store = MLflowSender(uri, records[0].name, root, Storage(str(root)), Role.STUDY)
     store.want(records, {})
     store.send(60)
     store.send(60)  # the study's end comes in a round of its own
@@ -195,7 +195,7 @@ def test_a_trial_that_is_stopped_twice_keeps_what_it_made_between(uri: str, tmp_
 
 def test_a_study_is_settled_when_mlflow_has_its_end_and_all_trials(uri: str, tmp_path: Path) -> None:
     def settled(*numbers: int, at: str = uri) -> bool | None:
-        return has_all(at, "settled", Role.STUDY, Role.TRIAL, dict.fromkeys(numbers, Outcome.COMPLETED))
+        return has_all(at, "settled", Role.STUDY, dict.fromkeys(numbers, Outcome.COMPLETED))
 
     assert settled() is False
     for status, expected in (("KILLED", False), ("FINISHED", True), ("FAILED", True)):

@@ -46,7 +46,7 @@ class Job:
         """Trains a run, from where it stands, and yields each evaluation, with what was measured at it."""
         corpus = self.corpus.open()
         trainer = Trainer(spec.training, Regularizer.from_dict(spec.regularizer), corpus, self.device)
-        labels = Labels(study=self.study, trial=spec.key if isinstance(spec.key, int) else None)
+        labels = Labels(study=self.study, trial=spec.trial)
         if spec.full_evaluation:
             for progress, measured in run_measured(folder, trainer, corpus, labels):
                 yield progress.to_dict() | measured

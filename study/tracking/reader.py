@@ -52,6 +52,14 @@ class TrackedStudy:
         """Returns the runs of all trials."""
         return search_runs(self._client, self._experiment_id, Role.TRIAL)
 
+    def replicates(self) -> dict[int, list[float]]:
+        """Returns the best_val_loss of the completed replicates, by the number of their trial."""
+        found: dict[int, list[float]] = {}
+        for run in search_runs(self._client, self._experiment_id, Role.REPLICATE):
+            if run.data.tags.get(OUTCOME) == Outcome.COMPLETED:
+                found.setdefault(int(run.data.tags[TRIAL]), []).append(run.data.metrics[METRIC])
+        return found
+
     def history(self, run: Run, metric: str) -> list[Metric]:
         """Returns all points of a metric."""
         return list(self._client.get_metric_history(run.info.run_id, metric))
@@ -84,12 +92,15 @@ class TrackedStudy:
             raise OSError(first_line(error)) from None
 
     def winner(self) -> TrackedTrial:
-        """Returns the completed trial with the lowest best_val_loss. Raises UserError if there is none."""
+        """Returns the winner, the first of the completed trials. Raises UserError if there is none."""
         completed = [run for run in self.trials() if run.data.tags.get(OUTCOME) == Outcome.COMPLETED]
         if not completed:
             raise UserError(f"study {self.name} has no completed trial yet: wait, or look at it in the MLflow UI")
         (run, *_) = best_first(
-            completed, loss=lambda run: run.data.metrics[METRIC], number=lambda run: int(run.data.tags[TRIAL])
+            completed,
+            loss=lambda run: run.data.metrics[METRIC],
+            number=lambda run: int(run.data.tags[TRIAL]),
+            replicates=self.replicates(),
         )
         return TrackedTrial(
             number=int(run.data.tags[TRIAL]),
