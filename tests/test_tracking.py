@@ -162,7 +162,7 @@ def test_a_round_costs_what_has_changed(uri: str, tmp_path: Path, monkeypatch: p
 
     again = store()  # another session: of runs that MLflow has whole, only their ends are looked at
     assert again.left == again.points_sent == 0
-    assert calls == {"search_runs": 2, "get_metric_history": 7}, "of the run that goes on"
+    assert calls == {"search_runs": 3, "get_metric_history": 7}, "a search a role; metrics of the run that goes on"
 
 
 def test_a_trial_that_goes_on_has_no_outcome_until_it_ends(uri: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from study.base.errors import UserError, first_line
 from study.base.names import CHECKPOINT, METRIC, OUTCOME, ROLE, TRIAL, Outcome, Role
-from study.base.ranking import best_first
+from study.base.ranking import best_first, mean_of_seeds
 from study.base.uris import redacted
 from study.tracking.client import check, connect, tracking_uri
 from study.tracking.view import run_addresses
@@ -20,12 +20,16 @@ from study.training.schedule_file import ScheduleFile, read_schedule_file
 
 @dataclass(frozen=True, kw_only=True)
 class TrackedTrial:
-    """A completed trial: its number and run, what it trained with, and its (step, val_loss)."""
+    """A completed trial: its number and run, what it trained with, and its (step, val_loss).
+
+    `mean` is its mean best_val_loss with that of its replicates, None without these.
+    """
 
     number: int
     run_id: str
     file: ScheduleFile
     val_losses: list[tuple[int, float]]
+    mean: float | None
 
 
 class TrackedStudy:
@@ -96,17 +100,20 @@ class TrackedStudy:
         completed = [run for run in self.trials() if run.data.tags.get(OUTCOME) == Outcome.COMPLETED]
         if not completed:
             raise UserError(f"study {self.name} has no completed trial yet: wait, or look at it in the MLflow UI")
+        replicates = self.replicates()
         (run, *_) = best_first(
             completed,
             loss=lambda run: run.data.metrics[METRIC],
             number=lambda run: int(run.data.tags[TRIAL]),
-            replicates=self.replicates(),
+            replicates=replicates,
         )
+        number = int(run.data.tags[TRIAL])
         return TrackedTrial(
-            number=int(run.data.tags[TRIAL]),
+            number=number,
             run_id=run.info.run_id,
             file=self._file(run),
             val_losses=[(metric.step, metric.value) for metric in self.history(run, "val_loss")],
+            mean=mean_of_seeds(run.data.metrics[METRIC], replicates.get(number, ())),
         )
 
     def _file(self, run: Run) -> ScheduleFile:
