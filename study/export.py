@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     file.write(args.output)
     best = min(loss for _, loss in winner.val_losses)
-    print(f"{args.output}: trial {winner.number} of study {study.name}, best_val_loss {best:.4f}")
+    mean = "" if winner.mean is None else f" (mean of all its seeds {winner.mean:.4f})"
+    print(f"{args.output}: trial {winner.number} of study {study.name}, best_val_loss {best:.4f}{mean}")
     return 0
 
 

@@ -92,7 +92,7 @@ def study(name: str, **more: Any) -> RunRecord:
 
 def session(uri: str, root: Path, *records: RunRecord) -> MLflowSender:
     """Sends what MLflow lacks of some runs, as a session that knows of nothing else does."""
-    store = MLflowSender(uri, records[0].name, root, Storage(str(root)), Role.STUDY, Role.TRIAL)
+    store = MLflowSender(uri, records[0].name, root, Storage(str(root)), Role.STUDY)
     store.want(records, {})
     store.send(60)
     store.send(60)  # the study's end comes in a round of its own
@@ -162,7 +162,7 @@ def test_a_round_costs_what_has_changed(uri: str, tmp_path: Path, monkeypatch: p
 
     again = store()  # another session: of runs that MLflow has whole, only their ends are looked at
     assert again.left == again.points_sent == 0
-    assert calls == {"search_runs": 2, "get_metric_history": 7}, "of the run that goes on"
+    assert calls == {"search_runs": 3, "get_metric_history": 7}, "a search a role; metrics of the run that goes on"
 
 
 def test_a_trial_that_goes_on_has_no_outcome_until_it_ends(uri: str, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_trial_that_is_stopped_twice_keeps_what_it_made_between(uri: str, tmp_
 
 def test_a_study_is_settled_when_mlflow_has_its_end_and_all_trials(uri: str, tmp_path: Path) -> None:
     def settled(*numbers: int, at: str = uri) -> bool | None:
-        return has_all(at, "settled", Role.STUDY, Role.TRIAL, dict.fromkeys(numbers, Outcome.COMPLETED))
+        return has_all(at, "settled", Role.STUDY, dict.fromkeys(numbers, Outcome.COMPLETED))
 
     assert settled() is False
     for status, expected in (("KILLED", False), ("FINISHED", True), ("FAILED", True)):

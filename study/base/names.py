@@ -16,7 +16,7 @@ SEED = "seed"
 OUTCOME = "outcome"
 REASON = "reason"
 Key = int | str
-"""A trial's number, or the name of a confirmation's run."""
+"""A trial's number, or the name of another run: a replicate of a trial, or a run of a confirmation."""
 NATS = "nats"
 """The unit of the GPT's losses: per token."""
 PARENT_RUN = -1
@@ -32,12 +32,20 @@ class Role(StrEnum):
 
     STUDY = "study"
     TRIAL = "trial"
+    REPLICATE = "replicate"
     CONFIRMATION = "confirmation"
     CONFIRMATION_RUN = "confirmation_run"
 
 
-NUMBER = {Role.TRIAL: TRIAL, Role.CONFIRMATION_RUN: RUN}
+CHILDREN = {Role.STUDY: (Role.TRIAL, Role.REPLICATE), Role.CONFIRMATION: (Role.CONFIRMATION_RUN,)}
+"""The roles of the runs that are nested under a parent run."""
+NUMBER = {Role.TRIAL: TRIAL, Role.REPLICATE: RUN, Role.CONFIRMATION_RUN: RUN}
 """The tag that tells the runs of a role apart."""
+
+
+def role_of(key: Key, parent: Role) -> Role:
+    """Returns the role of a run that is nested under a parent run, from the run's key."""
+    return Role.TRIAL if isinstance(key, int) else CHILDREN[parent][-1]
 
 
 class Outcome(StrEnum):

@@ -8,7 +8,7 @@ from model.paper import PAPER
 from model.regularizer import Regularizer
 from model.schedules import Constant, Linear, Piecewise, Reversed, Schedule, ValLoss, from_dict
 from study.base.names import METRIC, Outcome
-from study.base.ranking import best_first
+from study.base.ranking import Replicates, best_first
 from study.base.regularizers import parts_of, parts_of_row
 from study.training.regularized import Regularized, parts
 
@@ -59,7 +59,9 @@ class CompletedTrial(Regularized):
         return cls(trial=int(d["trial"]), **parts(Regularizer.from_dict(parts_of(d))), rates=rates)
 
 
-def best_of_study(rows: Iterable[Mapping[str, Any]], top: int | None = None) -> list[CompletedTrial]:
+def best_of_study(
+    rows: Iterable[Mapping[str, Any]], top: int | None = None, replicates: Replicates | None = None
+) -> list[CompletedTrial]:
     """Returns the best completed trials with distinct regularizers, best first, from the rows of a trials.parquet.
 
     Raises ValueError if a regularizer in them is none.
@@ -69,7 +71,12 @@ def best_of_study(rows: Iterable[Mapping[str, Any]], top: int | None = None) -> 
         by_trial.setdefault(row["trial"], []).append(row)
     completed = [trial for trial in by_trial if by_trial[trial][-1]["outcome"] == Outcome.COMPLETED]
     distinct: dict[Regularizer, CompletedTrial] = {}
-    for trial in best_first(completed, loss=lambda trial: by_trial[trial][-1][METRIC], number=lambda trial: trial):
+    for trial in best_first(
+        completed,
+        loss=lambda trial: by_trial[trial][-1][METRIC],
+        number=lambda trial: trial,
+        replicates=replicates,
+    ):
         regularizer = Regularizer.from_dict(parts_of_row(by_trial[trial][0]))
         rates = tuple((row["progress"], row["dropout_rate"]) for row in by_trial[trial])
         found = CompletedTrial(trial=trial, **parts(regularizer), rates=rates)

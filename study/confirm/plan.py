@@ -21,6 +21,7 @@ from study.confirm.options import MOST_SEEDS, ConfirmOptions
 from study.engine.run_spec import RunSpec
 from study.records.downloads import download_files
 from study.records.lock import StudyLock
+from study.records.replicates import losses_in_table
 from study.records.storage import Storage
 from study.records.study_layout import StudyConfig, StudyFolder
 from study.records.uploads import UploadQueue
@@ -169,7 +170,8 @@ def fetch(storage: Storage, study: StudyFolder, folder: ConfirmationFolder) -> S
     for name in ("runs", "sweep", "ray"):
         shutil.rmtree(folder.path / name, ignore_errors=True)
     own = (folder.config, copy_of(folder.config), folder.path / "verdict.json")
-    download_files(storage, [study.config, copy_of(study.config), study.table, *storage.list(study.task), *own])
+    wanted = [study.config, copy_of(study.config), study.table, study.replicates, *storage.list(study.task)]
+    download_files(storage, [*wanted, *own])
     fetch_runs(storage, folder)
     for path in storage.list(folder.path):  # a run of which a checkpoint is left is not over
         if "resume" in path.parts:
@@ -192,9 +194,11 @@ def read_study(folder: StudyFolder) -> tuple[StudyConfig, list[CompletedTrial]]:
     if not folder.table.exists():
         raise UserError(f"study {name} has no {folder.table.name} yet: let it end, if need be with --resume")
     try:
-        best = best_of_study(read_parquet(folder.table))
+        more = read_parquet(folder.replicates) if folder.replicates.exists() else []
+        best = best_of_study(read_parquet(folder.table), replicates=losses_in_table(more))
     except (OSError, pa.ArrowException, ValueError) as error:  # ValueError: a regularizer in it
-        raise UserError(f"{folder.table} is damaged ({error}): study.search --resume writes it again") from None
+        tables = f"{folder.table} or {folder.replicates.name}" if folder.replicates.exists() else folder.table
+        raise UserError(f"{tables} is damaged ({error}): study.search --resume writes it again") from None
     if not best:
         raise UserError(f"study {name} has no completed trial: there is nothing to confirm")
     return config, best

@@ -96,7 +96,6 @@ def confirm_study(
         machines=machines,
         uri=uri,
         parent=Role.CONFIRMATION,
-        child=Role.CONFIRMATION_RUN,
         title="confirmation",
         go_on="give the same command again",
         sent_by="when the command is run again",

@@ -27,4 +27,4 @@ def is_settled(config: ConfirmationConfig, folder: ConfirmationFolder, options: 
         f"{run['arm']}/seed-{run['seed']}": Outcome(run["outcome"]) for run in results.sweep + results.runs
     }
     uri = store_uri(config, folder, options)
-    return has_all(uri, config.study, Role.CONFIRMATION, Role.CONFIRMATION_RUN, outcomes) is not False
+    return has_all(uri, config.study, Role.CONFIRMATION, outcomes) is not False

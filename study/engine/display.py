@@ -14,9 +14,13 @@ from rich.table import Table
 from model.families import NANOGPT_SITES
 from study.base.names import Key, Outcome
 from study.base.output import printable
+from study.base.ranking import MORE_SEEDS
 from study.base.regularizers import DEPTH, FAMILY, SCHEDULE, parts_of
 from study.engine.run_source import Ending
 from study.engine.run_spec import RunSpec
+
+MEAN_OF_SEEDS = f"mean of {1 + MORE_SEEDS} seeds"
+"""The column of a table that has it where there are replicates."""
 
 
 def describe(record: Mapping[str, Any]) -> str:
@@ -161,11 +165,12 @@ class Display:
         self._live.update(self._task, completed=done, description=f"{', '.join(words)}{best}  {left} left")
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, kw_only=True)
 class CompletedTrial:
     """A row of the table at the end of a search.
 
-    `expected_loss` is what a fresh seed will most likely give, None if too little is known.
+    `expected_loss` is what a fresh seed will most likely give, None if too little is known. `mean` is the mean
+    best_val_loss of the trial and its replicates, None without these.
     """
 
     best_val_loss: float
@@ -173,19 +178,26 @@ class CompletedTrial:
     schedule: str
     best_step: int
     expected_loss: float | None
+    mean: float | None
 
 
 def best_trials(trials: Sequence[CompletedTrial], console: Console, top: int = 5) -> None:
-    """Prints the best of the completed trials."""
+    """Prints the first of the completed trials, which are sorted."""
     table = Table(title=f"best of {len(trials)} completed trials", title_justify="left", title_style="bold")
     if any(trial.expected_loss is not None for trial in trials):
         table.caption, table.caption_justify = "fresh seed: the loss expected with another seed", "left"
-    for column in ("trial", "schedule", "best_val_loss", "at step", "fresh seed"):
+    means = [MEAN_OF_SEEDS] if any(trial.mean is not None for trial in trials) else []
+    for column in ("trial", "schedule", *means, "best_val_loss", "at step", "fresh seed"):
         table.add_column(column, justify="left" if column == "schedule" else "right")
-    for trial in sorted(trials)[:top]:
-        expected = "" if trial.expected_loss is None else f"{trial.expected_loss:.4f}"
-        table.add_row(str(trial.number), trial.schedule, f"{trial.best_val_loss:.4f}", str(trial.best_step), expected)
+    for trial in trials[:top]:
+        mean = [_loss(trial.mean)] if means else []
+        losses = [*mean, _loss(trial.best_val_loss), str(trial.best_step), _loss(trial.expected_loss)]
+        table.add_row(str(trial.number), trial.schedule, *losses)
     console.print(table)
+
+
+def _loss(loss: float | None) -> str:
+    return "" if loss is None else f"{loss:.4f}"
 
 
 def duration(seconds: float) -> str:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from study.base.names import Key
+from study.base.names import TRIAL, Key
 from study.base.regularizers import parts_of
 from study.training.task_config import RunConfig
 
@@ -15,7 +15,7 @@ class RunSpec:
     """One run of a study.
 
     Attributes:
-        key: the trial's number, or the name of a confirmation's run.
+        key: the trial's number, or the name of another run.
         title: what a person calls the run.
         regularizer: as a plain dict; it is not checked before a worker trains with it.
         name: the run's name in MLflow, and `tags`: its tags there.
@@ -35,6 +35,12 @@ class RunSpec:
     protected: bool = False
     group: str = ""
     full_evaluation: bool = False
+
+    @property
+    def trial(self) -> int | None:
+        """The number of the trial that the run is, or repeats with another seed; None for a confirmation's run."""
+        number = self.key if isinstance(self.key, int) else self.tags.get(TRIAL)
+        return None if number is None else int(number)
 
     def params(self) -> dict[str, Any]:
         """Returns the run's params in MLflow: `family.*` and `depth.*` only where they are not the defaults."""

@@ -34,7 +34,7 @@ class SessionPlan:
         root: the study's folder, and `path`: the folder that the session writes, which is in it or the same.
         lock: is held, and `lock_path`: its file.
         uri: the MLflow store's.
-        parent: the role of the session's own run, and `child`: of the runs that it trains.
+        parent: the role of the session's own run.
         title: what is stopped, if someone stops it.
         go_on: how to go on after an error, and `sent_by`: when MLflow gets what it lacks.
     """
@@ -49,7 +49,6 @@ class SessionPlan:
     machines: Machines
     uri: str
     parent: Role
-    child: Role
     title: str
     go_on: str
     sent_by: str
@@ -109,7 +108,7 @@ def open_session(plan: SessionPlan, write_config: Callable[[], None], console: C
 
 
 def _session(plan: SessionPlan, stop: Stop, console: Console) -> Iterator[Session]:
-    writer = StudyWriter(plan.uri, plan.study, plan.root, plan.storage, plan.parent, plan.child)
+    writer = StudyWriter(plan.uri, plan.study, plan.root, plan.storage, plan.parent)
     session = Session(plan, stop, writer, console)
     try:
         yield session

@@ -48,7 +48,7 @@ class Job:
         """Trains a run, from where it stands, and yields each evaluation, with what was measured at it."""
         data = self.data.open()
         trainer = make_trainer(spec.training, Regularizer.from_dict(spec.regularizer), data, self.device, folder.path)
-        labels = Labels(study=self.study, trial=spec.key if isinstance(spec.key, int) else None)
+        labels = Labels(study=self.study, trial=spec.trial)
         if spec.full_evaluation and isinstance(trainer, Trainer) and isinstance(data, Corpus):
             for progress, measured in run_measured(folder, trainer, data, labels):
                 yield progress.to_dict() | measured

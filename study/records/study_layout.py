@@ -19,13 +19,16 @@ from study.training.run_folder import RunFolder
 from study.training.task_config import TASK, RunConfig, read_config
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-LEAST = {"trials": 1, "seed": 0, "grace_steps": 1}
+LEAST = {"trials": 1, "replicate": 0, "seed": 0, "grace_steps": 1}
 CHOICES = {
     "sampler": ("tpe", "random"),
     "scheduler": ("asha", "none"),
     "device": ("cpu", "cuda"),
     "preset": (*PRESETS, TASK),
 }
+
+_ADDED = {"replicate": 0}
+"""What studies of earlier versions were, whose configs lack these keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,7 @@ class StudyConfig:
 
     Attributes:
         preset: of the GPT; `task` for the user's own task.
+        replicate: how many of the best trials are trained with more seeds.
         grace_steps: what ASHA gives every trial before it may stop it.
         corpus_sha256: of what runs learn from: the text, or the files of the user's own task.
         tracking_uri: where MLflow was first, for `--resume`; hidden if it holds a password.
@@ -45,6 +49,7 @@ class StudyConfig:
     space: str
     preset: str
     trials: int
+    replicate: int = 0
     sampler: str
     scheduler: str
     seed: int
@@ -76,6 +81,7 @@ class StudyFolder:
         self.ray = self.path / "ray"
         self.best_schedule = self.path / "best_schedule.yaml"
         self.table = self.path / "trials.parquet"
+        self.replicates = self.path / "replicates.parquet"
 
     def trial(self, number: int) -> RunFolder:
         """Returns the folder of a trial, by its Optuna number."""
@@ -141,6 +147,7 @@ def trial_place(number: int) -> Path:
 
 def _parse(d: Any) -> StudyConfig:
     kinds = get_type_hints(StudyConfig)
+    d = _ADDED | d if isinstance(d, dict) else d
     if not isinstance(d, dict) or d.keys() != kinds.keys():
         raise ValueError(f"it must be a mapping with the keys {', '.join(kinds)}")
     training = read_config(d["training"])

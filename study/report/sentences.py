@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from study.base.names import NATS, Outcome, amount
-from study.engine.display import describe
+from study.engine.display import MEAN_OF_SEEDS, describe
 from study.records.study_layout import StudyConfig
 from study.report.edges import Edge
 from study.report.parameters import FEW_IN_TOP, Importance
@@ -92,7 +92,13 @@ def unconfirmed(trials: Sequence[Trial], expected: Mapping[int, float]) -> tuple
     worth = f"Trial {winner.number}, {describe(winner.regularizer)}, reached a best_val_loss of "
     worth += f"{winner.best_val_loss:.4f} "
     worth += f"at step {winner.best_step:,}. "
-    if n > 1:
+    if winner.mean is not None:
+        sentence = f"Not confirmed: {what} has the lowest {MEAN_OF_SEEDS}, "
+        sentence += f"of {count(sum(t.mean is not None for t in best_first), 'trial')} that have replicates."
+        more = joined([f"{loss:.4f}" for loss in winner.record.replicates])
+        worth += f"With other seeds it reached {more}, and the mean is {winner.mean:.4f}. "
+        worth += "The study's own seed chose which trials have replicates: the mean is still a little too low. "
+    elif n > 1:
         worth += f"The lowest of {n} is biased low: part of it is luck, and another seed would probably give "
         known = winner.number in expected
         worth += f"about {expected[winner.number]:.4f}, judged by similar trials. " if known else "a higher loss. "
@@ -105,10 +111,11 @@ def unconfirmed(trials: Sequence[Trial], expected: Mapping[int, float]) -> tuple
         worth += "It is a constant rate: no schedule of this study did better. "
     elif n > 1 and constants:
         gap = constants[0].best_val_loss - winner.best_val_loss
+        gap_in_words = f"{abs(gap):.4f} {'more' if gap >= 0 else 'less'}"
         which = "" if winner.is_plain else " of standard dropout"
         worth += (
             f"The best constant rate{which} here, {constants[0].schedule['rate']:.3g} (trial {constants[0].number}), "
-            f"reached {constants[0].best_val_loss:.4f}: {gap:.4f} more, on the same seed. "
+            f"reached {constants[0].best_val_loss:.4f}: {gap_in_words}, on the same seed. "
         )
     return sentence, worth + "Confirm it with new seeds:"
 

@@ -17,6 +17,7 @@ from study.base.regularizers import parts_of
 from study.base.uris import HIDDEN, recalled, redacted, sqlite_path
 from study.confirm import verdict_file
 from study.records.optuna_study import KNOWN, REASON, STATES, open_database, open_storage
+from study.records.replicates import replicate_losses
 from study.records.study_layout import StudyConfig, StudyFolder
 from study.records.trial_table import table
 from study.report.trials import Row, TrialRecord
@@ -160,6 +161,7 @@ def _load_optuna_study(config: StudyConfig, journal: Path, database: str | None)
 
 def _optuna_records(study: optuna.Study) -> dict[int, TrialRecord]:
     outcomes = {state: outcome for outcome, state in STATES.items()}
+    replicates = replicate_losses(study)
     return {
         trial.number: TrialRecord(
             outcome=outcomes.get(trial.state),
@@ -167,6 +169,7 @@ def _optuna_records(study: optuna.Study) -> dict[int, TrialRecord]:
             reason=trial.user_attrs.get(REASON),
             known_good=trial.user_attrs.get(KNOWN),
             trials_per_gpu=trial.user_attrs.get(TRIALS_PER_GPU, 1),
+            replicates=tuple(replicates.get(trial.number, ())),
         )
         for trial in study.get_trials(deepcopy=False)
         if trial.state is not optuna.trial.TrialState.WAITING
@@ -174,12 +177,14 @@ def _optuna_records(study: optuna.Study) -> dict[int, TrialRecord]:
 
 
 def _mlflow_records(tracked: TrackedStudy) -> dict[int, TrialRecord]:
+    replicates = tracked.replicates()
     return {
-        int(run.data.tags[TRIAL]): TrialRecord(
+        (number := int(run.data.tags[TRIAL])): TrialRecord(
             outcome=Outcome(run.data.tags[OUTCOME]) if OUTCOME in run.data.tags else None,
             reason=run.data.tags.get(REASON),
             known_good=run.data.tags.get(KNOWN),
             trials_per_gpu=int(run.data.tags.get(TRIALS_PER_GPU, 1)),
+            replicates=tuple(replicates.get(number, ())),
         )
         for run in tracked.trials()
     }

@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import Any
 
 from study.base.names import Outcome
-from study.base.ranking import best_first
+from study.base.ranking import best_first, mean_of_seeds
 from study.base.regularizers import DEFAULTS, DEPTH, FAMILY, SCHEDULE, parts_of, parts_of_row
 
 Row = Mapping[str, Any]
@@ -21,6 +21,7 @@ class TrialRecord:
         outcome: None if the trial has not ended.
         schedule: None if the driver crashed before it stored the schedule. `family` and `depth`: None for the default.
         trials_per_gpu: the most trials that shared the trial's GPU in any session.
+        replicates: the best_val_loss of each completed replicate.
     """
 
     outcome: Outcome | None
@@ -30,6 +31,7 @@ class TrialRecord:
     reason: str | None = None
     known_good: str | None = None
     trials_per_gpu: int = 1
+    replicates: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,11 @@ class Trial:
         return self.best_val_losses[-1]
 
     @property
+    def mean(self) -> float | None:
+        """The mean best_val_loss of the trial and its replicates; None unless all of them have completed."""
+        return mean_of_seeds(self.best_val_loss, self.record.replicates) if self.completed() else None
+
+    @property
     def best_step(self) -> int:
         """The first step with the lowest validation loss."""
         return self.steps[self.val_losses.index(min(self.val_losses))]
@@ -111,7 +118,9 @@ def make_trials(rows: Iterable[Row], records: Mapping[int, TrialRecord]) -> list
 
 def ranked(trials: Iterable[Trial]) -> list[Trial]:
     """Returns the completed trials, best first."""
-    return best_first((t for t in trials if t.completed()), loss=lambda t: t.best_val_loss, number=lambda t: t.number)
+    completed = [t for t in trials if t.completed()]
+    replicates = {t.number: t.record.replicates for t in completed}
+    return best_first(completed, loss=lambda t: t.best_val_loss, number=lambda t: t.number, replicates=replicates)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,6 +50,7 @@ def new_config(
         space=options.space,
         preset=preset,
         trials=options.trials or (trials if shares is None else shares.trials(trials)),
+        replicate=options.replicate or 0,
         sampler=options.sampler,
         scheduler=options.scheduler,
         seed=options.seed,

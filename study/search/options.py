@@ -7,12 +7,14 @@ from pathlib import Path
 from search_spaces import SPACES
 from study.base.cli import check_bounds, described, flag
 from study.base.errors import UserError
+from study.base.ranking import MORE_SEEDS
 from study.records.storage import check_scheme
 from study.training.config import PRESETS
 from study.training.task_config import Setting, parse_settings
 
 MACHINE_FIELDS = (
-    "trials", "gpus", "trials_per_gpu", "address", "tracking_uri", "time_budget", "storage", "name", "resume",
+    "trials", "replicate", "gpus", "trials_per_gpu", "address", "tracking_uri", "time_budget", "storage", "name",
+    "resume",
 )  # fmt: skip
 """The fields that may change when a study resumes: where it runs and how long, not what it computes."""
 
@@ -33,6 +35,13 @@ class SearchOptions:
         "trials in all; default the preset's, 64 on GPUs and 16 on the CPU; in a space of families as many for each",
         None,
         least=1,
+    )
+    replicate: int | None = described(
+        f"train the K best trials with {MORE_SEEDS} more seeds each; the winner is then the best mean of "
+        f"{1 + MORE_SEEDS} seeds; default 0",
+        None,
+        metavar="K",
+        least=0,
     )
     name: str | None = described("name of the study: MLflow experiment and folder; default preset and UTC time", None)
     resume: bool = described("continue a study that was stopped or killed, or give it more trials", False)

@@ -27,6 +27,7 @@ from study.records.study_layout import StudyConfig, StudyFolder
 from study.records.uploads import UploadQueue
 from study.search.new_study import new_config, new_data, preset_training
 from study.search.options import MACHINE_FIELDS, SearchOptions
+from study.search.replicates import lacking_replicates, replicate_outcomes
 from study.tasks.data import Data, check_data, load_data
 from study.tasks.task_files import TaskFiles, read_task_files
 from study.tracking.client import check, has_experiment, tracking_uri
@@ -117,7 +118,7 @@ def _plan(
         check_data(preset_training(options, options.preset), data)  # before Ray takes its seconds
     gpus = start_machines(options, storage, uri, old.device if old else None)
     config = old or new_config(options, storage, gpus, data, uri, database)
-    config = replace(config, trials=options.trials or config.trials)
+    config = _grown(config, options)
     check_data(config.training, data)
     on_cuda = PRESETS[config.preset].on_cuda if old is None and config.preset in PRESETS else {}
     machines = try_machines(options, gpus, config.trials, config.training, on_cuda, data)
@@ -203,9 +204,16 @@ def _check_unused(storage: Storage, name: str) -> None:
 def _is_settled(storage: Storage, old: StudyConfig, options: SearchOptions, database: str | None, uri: str) -> bool:
     folder = StudyFolder(storage.folder, old.name)
     study = open_optuna_study(open_storage(database, folder.journal), old.name, old.sampler, old.seed)
+    config = _grown(old, options)
     outcomes: dict[Key, Outcome] = {trial.number: OUTCOMES[trial.state] for trial in finished(study)}
-    has_trials = len(outcomes) >= (options.trials or old.trials)
-    return has_trials and has_all(uri, old.name, Role.STUDY, Role.TRIAL, outcomes) is True
+    has_runs = len(outcomes) >= config.trials and not lacking_replicates(study, config)
+    return has_runs and has_all(uri, old.name, Role.STUDY, outcomes | replicate_outcomes(study)) is True
+
+
+def _grown(config: StudyConfig, options: SearchOptions) -> StudyConfig:
+    """Returns a config with as many runs as the options ask for."""
+    replicate = config.replicate if options.replicate is None else options.replicate
+    return replace(config, trials=options.trials or config.trials, replicate=replicate)
 
 
 def _in_use(name: str, what: str) -> UserError:

@@ -13,10 +13,10 @@ from rich.console import Console
 
 from study.base.cli import command_line, relative
 from study.base.errors import first_line
-from study.base.names import CHECKPOINT, PARENT_RUN
+from study.base.names import CHECKPOINT, METRIC, PARENT_RUN
 from study.base.output import printable
 from study.base.provenance import facts
-from study.base.ranking import best_first
+from study.base.ranking import Replicates, best_first, mean_of_seeds
 from study.base.regularizers import parts_of
 from study.base.uris import redacted, sqlite_path, sqlite_uri, web_address
 from study.corpus import Corpus
@@ -24,16 +24,19 @@ from study.engine.display import CompletedTrial, best_trials, describe
 from study.engine.session import Session
 from study.records.expected_files import wait_for_all
 from study.records.optuna_study import REASON, finished
+from study.records.replicates import kept_replicates, replicate_losses, replicate_table
 from study.records.study_layout import StudyFolder
 from study.records.trial_table import table
 from study.report.fresh_seed import expected_losses, kin
 from study.search.plan import Plan
+from study.search.replicates import lacking_replicates, replicate_outcomes
 from study.search.winner import winning_file, write_sample
 from study.tracking.client import is_ui_default
 from study.tracking.deadline import SEND_SECONDS, SEND_SECONDS_INTERRUPTED
 from study.tracking.view import view_path
 from study.tracking.writer import StudyWriter
 from study.training.evaluation_rows import best_row, write_parquet
+from study.training.run_folder import RunFolder
 from study.training.schedule_file import read_schedule_file
 
 log = logging.getLogger(__name__)
@@ -45,7 +48,8 @@ def finish(plan: Plan, study: optuna.Study, session: Session) -> int:
     writer, stop = session.writer, session.stop
     trials = finished(study)
     completed = [trial for trial in trials if trial.state is TrialState.COMPLETE]
-    whole = len(trials) >= config.trials
+    lacking = lacking_replicates(study, config)
+    whole = len(trials) >= config.trials and not lacking
     if stop.interrupted:
         if not bring_evaluations(plan, study, SEND_SECONDS_INTERRUPTED, patience=SEND_SECONDS_INTERRUPTED):
             completed, whole = [], False  # what is in a store that is away is left to --resume
@@ -54,14 +58,22 @@ def finish(plan: Plan, study: optuna.Study, session: Session) -> int:
     write_parquet(table(folder, study), folder.table)
     plan.uploads.put(folder.table)
     writer.artifacts(PARENT_RUN, [folder.config, folder.table])
+    if more := replicate_table(folder, study):
+        write_parquet(more, folder.replicates)
+        plan.uploads.put(folder.replicates)
+        writer.artifacts(PARENT_RUN, [folder.replicates])
     if folder.journal.exists():  # with it, a report can be made from MLflow alone
         writer.artifacts(PARENT_RUN, [folder.journal])
+    replicates = replicate_losses(study)
+    completed = best_first(
+        completed, loss=lambda trial: trial.value, number=lambda trial: trial.number, replicates=replicates
+    )
     if completed:
-        winner = best_first(completed, loss=lambda trial: trial.value, number=lambda trial: trial.number)[0]
+        winner = completed[0]
         writer.flush(session.patience())  # the file is to name the winner's run
         sample = _write_winner(plan, winner, writer)
         plan.uploads.put(folder.best_schedule)
-        writer.log(len(trials), {"best_val_loss": _value(winner)})
+        writer.log(len(trials) + len(replicate_outcomes(study)), {METRIC: _value(winner)})
         writer.artifacts(PARENT_RUN, [folder.best_schedule])
         if sample is not None:
             writer.artifacts(winner.number, [folder.trial(winner.number).sample], CHECKPOINT)
@@ -69,7 +81,7 @@ def finish(plan: Plan, study: optuna.Study, session: Session) -> int:
     session.finish("FINISHED" if completed else "FAILED")
 
     if completed:
-        best_trials(_completed(folder, completed), console)
+        best_trials(_completed(folder, completed, replicates), console)
         if sample is not None:
             _say(console, f"The winner writes:\n{sample.strip()[:300]}\n")
         best = relative(str(folder.best_schedule))
@@ -82,7 +94,9 @@ def finish(plan: Plan, study: optuna.Study, session: Session) -> int:
         resume = command_line("search", "--name", config.name, "--resume")
         if plan.storage.uri != str(Path("studies").absolute()):
             resume += ["--storage", plan.storage.uri if plan.storage.is_remote else relative(plan.storage.uri)]
-        _say(console, f"{len(trials)} of {config.trials} trials have ended. To go on: {shlex.join(resume)}")
+        ended = f"{len(trials)} of {config.trials} trials have ended"
+        ended += f", and {len(lacking)} of the replicates have not" if lacking else ""
+        _say(console, f"{ended}. To go on: {shlex.join(resume)}")
     if stop.interrupted:
         return 130
     if completed:
@@ -93,9 +107,11 @@ def finish(plan: Plan, study: optuna.Study, session: Session) -> int:
 
 
 def bring_evaluations(plan: Plan, study: optuna.Study, seconds: float, patience: float | None = None) -> bool:
-    """Copies the evaluations of all trials here from an object store: see `wait_for_all`."""
+    """Copies the evaluations of all trials and replicates here from an object store: see `wait_for_all`."""
     seen = {t.number: max(t.intermediate_values) for t in study.get_trials(deepcopy=False) if t.intermediate_values}
     steps = {plan.folder.trial(number): step for number, step in seen.items()}
+    more = kept_replicates(study).values()
+    steps |= {RunFolder(plan.folder.path / mine.place): mine.step for mine in more if mine.step >= 0}
     return wait_for_all(plan.storage, steps, seconds, patience)
 
 
@@ -131,13 +147,20 @@ def _value(completed: FrozenTrial) -> float:
     return completed.value
 
 
-def _completed(folder: StudyFolder, trials: Sequence[FrozenTrial]) -> list[CompletedTrial]:
+def _completed(folder: StudyFolder, trials: Sequence[FrozenTrial], replicates: Replicates) -> list[CompletedTrial]:
     rows = [folder.trial(trial.number).rows() for trial in trials]
     rates = [[row["dropout_rate"] for row in mine] for mine in rows]
     groups = [kin(parts_of(trial.user_attrs)) for trial in trials]
     expected = expected_losses(rates, [_value(trial) for trial in trials], groups)
     return [
-        CompletedTrial(_value(trial), trial.number, describe(trial.user_attrs), best_row(mine)["step"], loss)
+        CompletedTrial(
+            best_val_loss=_value(trial),
+            number=trial.number,
+            schedule=describe(trial.user_attrs),
+            best_step=best_row(mine)["step"],
+            expected_loss=loss,
+            mean=mean_of_seeds(_value(trial), replicates.get(trial.number, ())),
+        )
         for trial, mine, loss in zip(trials, rows, expected, strict=True)
     ]
 

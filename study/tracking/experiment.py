@@ -8,7 +8,7 @@ from mlflow.entities import LifecycleStage, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from study.base.errors import UserError
-from study.base.names import NUMBER, OUTCOME, PARENT_RUN, STATUS, Key, Outcome, Role
+from study.base.names import CHILDREN, NUMBER, OUTCOME, PARENT_RUN, STATUS, Key, Outcome, Role
 from study.tracking.client import check, connect, has_experiment
 from study.tracking.reader import search_runs
 
@@ -21,22 +21,23 @@ class FoundRuns:
     deleted: set[Key]
 
 
-def find_runs(client: MlflowClient, experiment_id: str, parent: Role, child: Role) -> FoundRuns:
-    """Returns the runs of these roles."""
+def find_runs(client: MlflowClient, experiment_id: str, parent: Role) -> FoundRuns:
+    """Returns the parent run with this role, and the runs that are nested under it."""
     parents = search_runs(client, experiment_id, parent)
     runs: dict[Key, list[Run]] = {PARENT_RUN: parents} if parents else {}
     deleted: set[Key] = set()
-    for run in search_runs(client, experiment_id, child, ViewType.ALL):
-        tag = run.data.tags[NUMBER[child]]
-        key: Key = int(tag) if child is Role.TRIAL else tag
-        if run.info.lifecycle_stage == LifecycleStage.ACTIVE:
-            runs.setdefault(key, []).append(run)
-        else:
-            deleted.add(key)
+    for child in CHILDREN[parent]:
+        for run in search_runs(client, experiment_id, child, ViewType.ALL):
+            tag = run.data.tags[NUMBER[child]]
+            key: Key = int(tag) if child is Role.TRIAL else tag
+            if run.info.lifecycle_stage == LifecycleStage.ACTIVE:
+                runs.setdefault(key, []).append(run)
+            else:
+                deleted.add(key)
     return FoundRuns(runs=runs, deleted=deleted - runs.keys())
 
 
-def has_all(uri: str, name: str, parent: Role, child: Role, outcomes: Mapping[Key, Outcome]) -> bool | None:
+def has_all(uri: str, name: str, parent: Role, outcomes: Mapping[Key, Outcome]) -> bool | None:
     """Whether MLflow has a study that was not stopped, and the ends of all its runs.
 
     A run's end is sent after all else of the run. None is for a store that does not answer.
@@ -47,7 +48,7 @@ def has_all(uri: str, name: str, parent: Role, child: Role, outcomes: Mapping[Ke
             return False
         client = connect(uri)
         experiment = client.get_experiment_by_name(name)
-        found = find_runs(client, experiment.experiment_id, parent, child) if experiment else None
+        found = find_runs(client, experiment.experiment_id, parent) if experiment else None
     except (UserError, MlflowException):
         return None
     if found is None or PARENT_RUN not in found.runs:

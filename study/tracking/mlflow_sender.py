@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from study.base.names import NUMBER, PARENT, PARENT_RUN, ROLE, RUN_NAME, Key, Role
+from study.base.names import NUMBER, PARENT, PARENT_RUN, ROLE, RUN_NAME, Key, Role, role_of
 from study.base.uris import redacted
 from study.records.storage import Storage
 from study.tracking import view
@@ -50,9 +50,9 @@ class MLflowSender:
         points_sent: how many points were sent, and `latest_s`, how old the oldest of them was by then.
     """
 
-    def __init__(self, uri: str, experiment: str, root: Path, storage: Storage, parent: Role, child: Role) -> None:
+    def __init__(self, uri: str, experiment: str, root: Path, storage: Storage, parent: Role) -> None:
         self._uri, self._experiment, self._root, self._storage = uri, experiment, root.absolute(), storage
-        self._parent, self._child = parent, child
+        self._parent = parent
         self.runs: dict[Key, KnownRun] = {}
         self.experiment_id: str | None = None
         self.refused: list[str] = []
@@ -142,7 +142,7 @@ class MLflowSender:
             place = artifact_location(self._uri, self._experiment)
             experiment_id = self._client.create_experiment(self._experiment, place)
         self._client.set_experiment_tag(experiment_id, view.TAG, view.view_tag())
-        found = find_runs(self._client, experiment_id, self._parent, self._child)
+        found = find_runs(self._client, experiment_id, self._parent)
         self._deleted = found.deleted
         before, self.runs = self.runs, {}
         for key, runs in found.runs.items():
@@ -246,7 +246,8 @@ class MLflowSender:
         tags = {ROLE: self._parent, **_tags_of(record)}
         if record.key != PARENT_RUN:
             parent = self.runs.get(PARENT_RUN) or self._create(self._records[PARENT_RUN])
-            tags |= {ROLE: self._child, NUMBER[self._child]: str(record.key), PARENT: parent.run_id}
+            child = role_of(record.key, self._parent)
+            tags |= {ROLE: child, NUMBER[child]: str(record.key), PARENT: parent.run_id}
         run = self._client.create_run(self.experiment_id, start_time=record.started_ms or _now_ms(), tags=tags)
         self.runs[record.key] = KnownRun(self._client, run, is_new=True)
         return self.runs[record.key]

@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from study.base.errors import UserError, first_line
 from study.base.names import CHECKPOINT, METRIC, OUTCOME, ROLE, TRIAL, Outcome, Role
-from study.base.ranking import best_first
+from study.base.ranking import best_first, mean_of_seeds
 from study.base.uris import redacted
 from study.tracking.client import check, connect, tracking_uri
 from study.tracking.view import run_addresses
@@ -20,12 +20,16 @@ from study.training.schedule_file import ScheduleFile, read_schedule_file
 
 @dataclass(frozen=True, kw_only=True)
 class TrackedTrial:
-    """A completed trial: its number and run, what it trained with, and its (step, val_loss)."""
+    """A completed trial: its number and run, what it trained with, and its (step, val_loss).
+
+    `mean` is its mean best_val_loss with that of its replicates, None without these.
+    """
 
     number: int
     run_id: str
     file: ScheduleFile
     val_losses: list[tuple[int, float]]
+    mean: float | None
 
 
 class TrackedStudy:
@@ -51,6 +55,14 @@ class TrackedStudy:
     def trials(self) -> list[Run]:
         """Returns the runs of all trials."""
         return search_runs(self._client, self._experiment_id, Role.TRIAL)
+
+    def replicates(self) -> dict[int, list[float]]:
+        """Returns the best_val_loss of the completed replicates, by the number of their trial."""
+        found: dict[int, list[float]] = {}
+        for run in search_runs(self._client, self._experiment_id, Role.REPLICATE):
+            if run.data.tags.get(OUTCOME) == Outcome.COMPLETED:
+                found.setdefault(int(run.data.tags[TRIAL]), []).append(run.data.metrics[METRIC])
+        return found
 
     def history(self, run: Run, metric: str) -> list[Metric]:
         """Returns all points of a metric."""
@@ -84,18 +96,24 @@ class TrackedStudy:
             raise OSError(first_line(error)) from None
 
     def winner(self) -> TrackedTrial:
-        """Returns the completed trial with the lowest best_val_loss. Raises UserError if there is none."""
+        """Returns the winner, the first of the completed trials. Raises UserError if there is none."""
         completed = [run for run in self.trials() if run.data.tags.get(OUTCOME) == Outcome.COMPLETED]
         if not completed:
             raise UserError(f"study {self.name} has no completed trial yet: wait, or look at it in the MLflow UI")
+        replicates = self.replicates()
         (run, *_) = best_first(
-            completed, loss=lambda run: run.data.metrics[METRIC], number=lambda run: int(run.data.tags[TRIAL])
+            completed,
+            loss=lambda run: run.data.metrics[METRIC],
+            number=lambda run: int(run.data.tags[TRIAL]),
+            replicates=replicates,
         )
+        number = int(run.data.tags[TRIAL])
         return TrackedTrial(
-            number=int(run.data.tags[TRIAL]),
+            number=number,
             run_id=run.info.run_id,
             file=self._file(run),
             val_losses=[(metric.step, metric.value) for metric in self.history(run, "val_loss")],
+            mean=mean_of_seeds(run.data.metrics[METRIC], replicates.get(number, ())),
         )
 
     def _file(self, run: Run) -> ScheduleFile:

@@ -16,7 +16,7 @@ class RunRecord:
     """How a run should look in MLflow, but for its evaluations, which are in its folder.
 
     Attributes:
-        key: the trial's number, the name of a confirmation's run, or PARENT_RUN.
+        key: the trial's number, the name of another run, or PARENT_RUN.
         place: where in the root folder the run's folder is; None for the parent run.
         points: the metrics that no folder has, as (name, step, value).
         closing_files: are sent before the run is closed, and never again.

@@ -33,13 +33,13 @@ refuses for good; `left` is how many runs MLflow may still lack something of; `r
 class SenderProcess:
     """A `MLflowSender` in a process of its own, which begins with the first round, and ends with this process."""
 
-    def __init__(self, uri: str, experiment: str, root: Path, storage: Storage, parent: Role, child: Role) -> None:
+    def __init__(self, uri: str, experiment: str, root: Path, storage: Storage, parent: Role) -> None:
         self._settings = {
             "uri": uri,
             "experiment": experiment,
             "root": str(root.absolute()),
             "storage": [storage.uri, str(storage.folder)],
-            "roles": [parent, child],
+            "parent": parent,
         }
         self._process: subprocess.Popen[str] | None = None
         self._closed = False
@@ -129,8 +129,7 @@ def _answer_all(lines: "SimpleQueue[str]", answers: IO[str]) -> None:
 
     settings = json.loads(lines.get())
     storage, root = Storage(settings["storage"][0], Path(settings["storage"][1])), Path(settings["root"])
-    parent, child = map(Role, settings["roles"])
-    store = MLflowSender(settings["uri"], settings["experiment"], root, storage, parent, child)
+    store = MLflowSender(settings["uri"], settings["experiment"], root, storage, Role(settings["parent"]))
     told: dict[Key, str] = {}
     while True:
         question, error = json.loads(lines.get()), None

@@ -25,7 +25,7 @@ LOOK_SECONDS = 0.3
 
 
 class StudyWriter:
-    """Keeps a study's MLflow experiment up to date: one parent run, one child run a trial.
+    """Keeps a study's MLflow experiment up to date: one parent run, and a child run for each other run.
 
     The caller says how each run should look; a process of its own compares that, and the runs' folders, with MLflow, in
     rounds. Nothing is kept on disk: a later session describes the same runs again. Every method returns at once.
@@ -39,11 +39,10 @@ class StudyWriter:
         root: Path,
         storage: Storage | None = None,
         parent: Role = Role.STUDY,
-        child: Role = Role.TRIAL,
     ) -> None:
         self._experiment, self._root, self._parent = experiment, root.absolute(), parent
         storage = storage or Storage(str(self._root.parent))
-        self._process = SenderProcess(uri, experiment, self._root, storage, parent, child)
+        self._process = SenderProcess(uri, experiment, self._root, storage, parent)
         self.records: dict[Key, RunRecord] = {}
         self._news = threading.Condition()
         self._described: set[Key] = set()  # runs that the process is to be told of, and

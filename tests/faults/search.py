@@ -16,6 +16,7 @@ import optuna
 from study.base.errors import exit_status
 from study.engine import trial
 from study.records.journal import StudyJournal
+from study.records.replicates import Replicate
 from study.records.study_layout import StudyFolder
 from study.search import session
 from study.search.__main__ import main
@@ -78,6 +79,7 @@ MOMENTS = {
     "before Optuna hears of an evaluation": lambda: dies_in(optuna.Trial, "report", call=9),
     "after Optuna has heard of an evaluation": lambda: dies_in(optuna.Trial, "report", call=9, after=True),
     "before MLflow hears of an end": lambda: dies_in(optuna.Study, "tell", call=2, after=True),
+    "before a replicate's end is kept": lambda: dies_in(Replicate, "keep", call=3),
     "before the results are written": lambda: dies_in(session, "finish"),
     "before the study's run is closed": lambda: dies_in(StudyWriter, "end_study"),
 }

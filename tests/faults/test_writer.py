@@ -137,7 +137,7 @@ def test_whatever_request_fails_all_arrives_once(tmp_path: Path, method: str, af
                 original(*args, **kwargs)
             raise ConnectionError
 
-        store = MLflowSender(uri, name, tmp_path, Storage(str(tmp_path)), Role.STUDY, Role.TRIAL)
+        store = MLflowSender(uri, name, tmp_path, Storage(str(tmp_path)), Role.STUDY)
         store.want(records, {})
         with patch.object(MlflowClient, method, fails):
             try:
