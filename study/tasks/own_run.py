@@ -24,6 +24,7 @@ class Run:
     the task carries nothing else from step to step: draw each batch within its step.
 
     Attributes:
+        total_steps: the number of steps of the whole run, for a schedule of the learning rate.
         seed: the default generators of torch, NumPy and Python were seeded with it before the task was called.
         device: where to train.
         config: the settings of `--set key=value`.
@@ -33,6 +34,7 @@ class Run:
     def __init__(self, loop: TaskLoop, folder: Path) -> None:
         """Made by TaskTrainer."""
         self.seed, self.device, self.generator = loop.config.seed, loop.device, loop.generator
+        self.total_steps = loop.config.steps
         self.config = Settings(loop.config.settings)
         self._loop, self._folder = loop, folder
 

@@ -2,7 +2,7 @@
 
 import ast
 
-from study.base.errors import UserError
+from study.base.errors import UserError, first_line
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -20,10 +20,10 @@ def check_function(source: bytes, name: str, task: str) -> None:
     """
     try:
         tree = ast.parse(source)
-    except SyntaxError as error:
-        raise UserError(f"--task {task}: line {error.lineno} of the file: {error.msg}") from None
-    except (ValueError, RecursionError, MemoryError) as error:  # a NUL in it; too deeply nested
-        raise UserError(f"--task {task}: the file is no Python text ({error})") from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last three: a NUL; too deeply nested
+        if isinstance(error, SyntaxError) and error.lineno is not None:
+            raise UserError(f"--task {task}: line {error.lineno} of the file: {error.msg}") from None
+        raise UserError(f"--task {task}: the file is no Python text ({first_line(error)})") from None
     functions = [node for node in tree.body if isinstance(node, _Function)]
     function = next((node for node in reversed(functions) if node.name == name), None)
     if function is None:
