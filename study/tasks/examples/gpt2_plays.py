@@ -22,11 +22,11 @@ def mean_loss(model: GPT2LMHeadModel, batch: torch.Tensor) -> torch.Tensor:
 def train(run: Run) -> None:
     """Trains GPT-2 on a tenth of the plays, and evaluates it on the text that follows."""
     text = load_text("shakespeare")[:120_000]
-    characters = sorted(set(text))
-    tokens = torch.tensor([characters.index(character) for character in text], device=run.device)
-    training, validation = tokens[:100_000], tokens[100_000:119_008].view(-1, CONTEXT + 1)
+    ids = {character: i for i, character in enumerate(sorted(set(text)))}
+    tokens = torch.tensor([ids[character] for character in text], device=run.device)
+    training, validation = tokens[:100_000], tokens[100_000:106_600].view(200, CONTEXT + 1)
     config = GPT2Config(
-        vocab_size=len(characters), n_positions=CONTEXT, n_layer=run.config.get("n_layer", 2), n_head=2,
+        vocab_size=len(ids), n_positions=CONTEXT, n_layer=run.config.get("n_layer", 2), n_head=2,
         n_embd=run.config.get("n_embd", 64), bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
     model = GPT2LMHeadModel(config).to(run.device)

@@ -1,0 +1,349 @@
+"""A run of the user's own task: it can be stopped and continued bit for bit, and mistakes are said in one line."""
+
+import json
+import random
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from model.regularizer import Regularizer
+from study.base.errors import DivergenceError, UserError
+from study.tasks import kept_objects
+from study.tasks.own_trainer import TaskTrainer
+from study.tasks.try_out import try_out
+from study.training import run_folder
+from study.training.evaluation_rows import Labels
+from study.training.progress import Progress
+from study.training.run_folder import RunFolder
+from study.training.schedule_file import read_schedule_file
+from tests.own_tasks import FALLING, STEERED, numbers, short_task, task_trainer, write_task
+
+pytestmark = pytest.mark.usefixtures("one_thread", "cache", "no_threads_left")
+CATCHES_ALL = """\
+import torch
+
+
+def train(run):
+    model = torch.nn.Dropout(0.2)
+    run.drive(model)
+    run.keep(model=model)
+    try:
+        for step in run.steps():
+            if run.is_due(step):
+                run.report(val_loss=1.0)
+    except Exception:
+        (run.folder / "caught").touch()
+    finally:
+        (run.folder / "finally").touch()
+    (run.folder / "returned").touch()
+"""
+ORDERS = ("update first", "evaluate first")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def no_threads_left() -> Any:
+    before = threading.active_count()
+    yield
+    assert threading.active_count() == before
+
+
+def error_of(trainer: TaskTrainer, kind: type[Exception] = UserError) -> str:
+    with pytest.raises(kind) as raised:
+        list(trainer.run())
+    message = str(raised.value)
+    assert "\n" not in message
+    return message
+
+
+def weights(trainer: TaskTrainer) -> dict[str, torch.Tensor]:
+    assert trainer.loop is not None
+    assert trainer.loop.model is not None
+    return {name: tensor.clone() for name, tensor in trainer.loop.model.state_dict().items()}
+
+
+def test_evaluations_have_the_steps_rates_and_rows_of_a_language_model(tmp_path: Path) -> None:
+    trainer = task_trainer(write_task(tmp_path), order="update first", steps=10)
+    done: list[int] = []
+    evaluations = list(trainer.run(done.append))
+    assert done == list(range(1, 11))
+    assert [p.step for p in evaluations] == [0, 4, 8, 10]
+    assert [p.progress for p in evaluations] == [0, 0.4, 0.8, 1]
+    assert [p.dropout_rate for p in evaluations] == pytest.approx([0.4, 0.24, 0.08, 0])
+    assert [p.metrics["rate"] for p in evaluations] == pytest.approx([0.4, 0.28, 0.12, 0.04])  # of steps 0, 3, 7, 9
+    assert [p.learning_rate for p in evaluations] == pytest.approx([0.02, 0.02, 0.014, 0.014])
+    losses = [p.val_loss for p in evaluations]
+    assert [p.best_val_loss for p in evaluations] == [min(losses[: i + 1]) for i in range(4)]
+    assert all(p.train_loss is None and p.tokens_per_second is None for p in evaluations)
+    assert evaluations[0].train_seconds < evaluations[-1].train_seconds
+    assert trainer.step == 10
+    assert list(trainer.run()) == []
+
+
+def test_a_run_of_one_step_has_one_evaluation_at_its_end(tmp_path: Path) -> None:
+    assert [p.step for p in task_trainer(write_task(tmp_path), order="update first", steps=1).run()] == [1]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("schedule", [FALLING, STEERED], ids=["linear", "val_loss"])
+def test_a_run_that_is_killed_and_continued_equals_one_that_is_not(
+    order: str, schedule: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_folder, "CHECKPOINT_SHARE", 1e9)  # a checkpoint at each evaluation
+    files = write_task(tmp_path)
+    whole = task_trainer(files, schedule, order=order)
+    expected = numbers(list(whole.run()))
+    killed = random.Random(f"{order}{schedule}").sample(range(1, 13), 4)
+    for step in killed:
+        folder = RunFolder(tmp_path / f"{step}")
+
+        def kill(done: int, at: int = step) -> None:
+            if done == at:
+                raise KeyboardInterrupt
+
+        seen: list[Progress] = []
+        with pytest.raises(KeyboardInterrupt):
+            seen.extend(folder.run(task_trainer(files, schedule, order=order), Labels(), kill))
+        for _ in range(3):  # the generators of another process
+            torch.rand(1), np.random.rand(), random.random()
+        continued = task_trainer(files, schedule, order=order)
+        rest = list(folder.run(continued, Labels()))
+        before = [p for p in seen if p.step < rest[0].step]
+        assert numbers([*before, *rest]) == expected
+        assert rest[0].step == (seen[-1].step if seen else 0)
+        assert all(torch.equal(a, b) for a, b in zip(weights(continued).values(), weights(whole).values(), strict=True))
+
+
+def test_a_run_folder_keeps_the_weights_that_were_evaluated_and_the_metrics(tmp_path: Path) -> None:
+    """The task writes the step into its weights, before and after its evaluation; the second is the best."""
+    files = short_task(
+        tmp_path,
+        before="run.drive(model); run.keep(model=model); losses = [3.0, 1.0, 2.0]",
+        step="""model[0].bias.data.fill_(step)
+        if run.is_due(step):
+            run.report(val_loss=losses.pop(0), train_loss=torch.tensor(0.5), learning_rate=0.25, half=np.float32(0.5))
+        model[0].bias.data.fill_(-1)""",
+    )
+    files = write_task(tmp_path, f"import numpy as np\n{files.contents['my_task.py'].decode()}")
+    trainer = task_trainer(files, steps=8, width=3, name="x")
+    folder = RunFolder(tmp_path / "run")
+    for _ in folder.run(trainer, Labels(study="s", trial=3)):
+        pass
+    assert load_file(folder.weights)["0.bias"].tolist() == [3.0, 3.0]
+    assert weights(trainer)["0.bias"].tolist() == [-1.0, -1.0]
+    assert read_schedule_file(folder.config).training == trainer.config
+    rows = folder.rows()
+    assert [(row["step"], row["val_loss"], row["train_loss"], row["learning_rate"]) for row in rows] == [
+        (0, 3.0, 0.5, 0.25), (4, 1.0, 0.5, 0.25), (8, 2.0, 0.5, 0.25),
+    ]  # fmt: skip
+    assert [json.loads(row["metrics"]) for row in rows] == [{"half": 0.5}] * 3
+    assert {row["outcome"] for row in rows} == {"completed"}
+    again = task_trainer(files, steps=8, width=3, name="x")
+    assert [p.step for p in folder.run(again, Labels(study="s", trial=3))] == [8]
+
+
+def test_shared_weights_stay_shared_where_they_are_kept(tmp_path: Path) -> None:
+    files = short_task(
+        tmp_path,
+        before="model.append(torch.nn.Linear(2, 2)); model[2].weight = model[0].weight; "
+        "run.drive(model); run.keep(model=model)",
+    )
+    folder = RunFolder(tmp_path / "run")
+    list(folder.run(task_trainer(files), Labels()))
+    assert set(load_file(folder.weights)) == {"0.bias", "2.bias", "0.weight"}
+
+
+@pytest.mark.parametrize("through_folder", [False, True])
+def test_a_run_that_is_not_wanted_any_more_is_unwound(through_folder: bool, tmp_path: Path) -> None:
+    files = write_task(tmp_path, CATCHES_ALL)
+    trainer = task_trainer(files, folder=tmp_path / "notes")
+    running = RunFolder(tmp_path / "run").run(trainer, Labels()) if through_folder else trainer.run()
+    assert next(running).step == 0
+    del running
+    assert [path.name for path in (tmp_path / "notes").iterdir()] == ["finally"]
+
+
+def test_an_error_of_the_task_comes_with_its_traceback(tmp_path: Path) -> None:
+    files = short_task(tmp_path, step="run.is_due(step) and run.report(val_loss=1.0); step == 6 and 1 / 0")
+    trainer = task_trainer(files)
+    with pytest.raises(ZeroDivisionError) as raised:
+        list(trainer.run())
+    assert raised.traceback[-1].path.name == "my_task.py"
+    assert raised.traceback[-1].lineno == 7
+    assert [p.step for p in trainer.history] == [0, 4]
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ({"before": "run.drive(model)"}, "the task keeps nothing"),
+        ({"before": "run.keep(model=model)"}, "nothing in the task follows the schedule"),
+        ({"before": "run.keep(model=model); run.drive(model[0])"}, "run.drive: Linear has no dropout to drive"),
+        ({"before": "run.drive('gpt')"}, "run.drive needs a torch.nn.Module, got 'gpt'"),
+        ({"before": "run.drive(model, only='(')"}, "only must be a regular expression"),
+        ({"before": "run.keep(x=3)"}, "run.keep(x=...) cannot keep a int"),
+        ({"before": "run.keep(model=torch.Generator())"}, "run.keep(model=...) must be a torch.nn.Module"),
+        ({"before": "run.keep(a=model); run.keep(a=model)"}, "run.keep(a=...) was called before"),
+        ({"before": "run.report(val_loss=1)"}, "outside the loop over run.steps()"),
+        ({"before": "run.config.width"}, "needs the setting width (given: none): give --set width=VALUE"),
+        ({"before": "run.config['width']"}, "give --set width=VALUE"),
+        ({"before": "import sys; sys.exit(3)"}, "my_task.py:train called sys.exit(3)"),
+        ({"before": "return"}, "my_task.py:train returned after 0 of 12 steps"),
+        ({"step": "run.report(val_loss=1); break"}, "returned after 0 of 12 steps"),
+        ({"step": "run.report(val_loss=1); run.report(val_loss=1)"}, "called twice in step 0"),
+        ({"step": "run.report(val_loss=1)"}, "called in step 1, where none is due"),
+        ({"step": "step != 3 and run.is_due(step) and run.report(val_loss=1)"}, "due in step 3, and the task did not"),
+        ({"step": "pass"}, "due in step 0, and the task did not report it"),
+        ({"step": "run.keep(late=model)"}, "run.keep(...) was called after run.steps() had begun"),
+        ({"step": "run.drive(model)"}, "run.drive(model) was called after run.steps() had begun"),
+        ({"step": "list(run.steps())"}, "run.steps() was called a second time"),
+        ({"step": "run.is_due('0')"}, "run.is_due: step must be a whole number"),
+        ({"step": "run.report(val_loss='1')"}, "val_loss must be a number, got '1'"),
+        ({"step": "run.report(val_loss=torch.ones(2))"}, "val_loss must be a number, got tensor([1., 1.])"),
+        ({"step": "run.report(val_loss=1, ok=True)"}, "ok must be a number, got True"),
+        ({"step": "run.report(val_loss=1, f1=float('nan'))"}, "f1 is nan at step 0: give a number, or leave it out"),
+        ({"step": "run.report(val_loss=1, **{'a#b': 1})"}, "MLflow takes no metric of the name 'a#b'"),
+        ({"step": "run.report(val_loss=1, **{'a//b': 1})"}, "MLflow takes no metric of the name 'a//b'"),
+        ({"step": "run.report(val_loss=1, best_val_loss=1)"}, "best_val_loss has a meaning of its own"),
+        ({"step": "run.report(val_loss=1, test_loss=1)"}, "test_loss has a meaning of its own"),
+    ],
+)
+def test_a_mistake_of_the_task_is_said_in_one_line(lines: dict[str, str], says: str, tmp_path: Path) -> None:
+    assert says in error_of(task_trainer(short_task(tmp_path, **lines)))
+
+
+@pytest.mark.parametrize(
+    ("report", "says"),
+    [
+        ("val_loss=None", "val_loss is None at step 0"),
+        ("val_loss=float('inf')", "val_loss is inf at step 0"),
+        ("val_loss=torch.tensor(float('nan'))", "val_loss is nan at step 0"),
+        ("val_loss=1, train_loss=float('nan')", "train_loss is nan at step 0"),
+    ],
+)
+def test_a_loss_that_is_no_number_has_diverged(report: str, says: str, tmp_path: Path) -> None:
+    assert error_of(task_trainer(short_task(tmp_path, step=f"run.report({report})")), DivergenceError) == says
+
+
+def test_a_state_that_a_checkpoint_cannot_hold_is_refused_with_its_name(tmp_path: Path) -> None:
+    before = """run.drive(model)
+    class Counter:
+        def state_dict(self):
+            return {"seen": [object()]}
+        def load_state_dict(self, state):
+            pass
+    run.keep(model=model, counter=Counter())"""
+    assert "run.keep(counter=...): its state_dict() has a object" in error_of(
+        task_trainer(short_task(tmp_path, before=before))
+    )
+
+
+def test_other_kept_objects_than_before_are_refused(tmp_path: Path) -> None:
+    def state() -> Any:
+        trainer = task_trainer(short_task(tmp_path / "a", before="run.drive(model); run.keep(model=model, net=model)"))
+        with closing(trainer.run()) as evaluations:
+            next(evaluations)
+            return trainer.state_dict()
+
+    kept = state()
+    for name, before, says in (
+        ("b", "run.keep(model=model)", "the checkpoint has net, and the task did not call run.keep with it"),
+        ("c", "run.keep(other=model)", "run.keep(other=...): the checkpoint has no such object, but model, net"),
+    ):
+        continued = task_trainer(short_task(tmp_path / name, before=f"run.drive(model); {before}"))
+        continued.load_state_dict(kept)
+        assert says in error_of(continued)
+
+
+@pytest.mark.parametrize("kind", ["PCG64", "MT19937", "Philox", "SFC64"])
+def test_every_generator_is_kept(kind: str, tmp_path: Path) -> None:
+    def make() -> dict[str, Any]:
+        return {
+            "numpy": np.random.Generator(getattr(np.random, kind)(1)),
+            "torch": torch.Generator().manual_seed(1),
+            "python": random.Random(1),
+        }
+
+    def draw(made: dict[str, Any]) -> tuple[float, ...]:
+        return made["numpy"].normal(), torch.rand(1, generator=made["torch"]).item(), made["python"].gauss()
+
+    made = make()
+    draw(made)
+    kept = kept_objects.KeptObjects()
+    for name, generator in made.items():
+        kept.add(name, generator)
+    torch.save(kept.states(), tmp_path / "states")
+    expected = draw(made)
+    continued = kept_objects.KeptObjects(torch.load(tmp_path / "states", weights_only=True))
+    made = make()
+    for name, generator in made.items():
+        continued.add(name, generator)
+    assert draw(made) == expected
+
+
+def test_numpy_numbers_in_a_state_are_kept_as_numbers(tmp_path: Path) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=np.float64(0.5))
+    kept = kept_objects.KeptObjects()
+    kept.add("optimizer", optimizer)
+    torch.save(kept.states(), tmp_path / "states")
+    assert torch.load(tmp_path / "states", weights_only=True)["optimizer"]["param_groups"][0]["lr"] == 0.5
+
+
+def test_several_models_follow_the_schedule_and_its_depth(tmp_path: Path) -> None:
+    files = short_task(
+        tmp_path,
+        before="""two = torch.nn.Sequential(torch.nn.Dropout(0.1), torch.nn.Dropout(0.1))
+    run.drive(model), run.drive(two); run.keep(model=model)""",
+        step="run.is_due(step) and run.report(val_loss=1, a=two[0].p, b=two[1].p, c=model[1].p)",
+    )
+    regularizer = Regularizer.from_dict({"schedule": {"kind": "constant", "rate": 0.3}, "depth": {"kind": "rising"}})
+    first = next(iter(task_trainer(files, regularizer).run()))
+    assert first.metrics == pytest.approx({"a": 0.2, "b": 0.4, "c": 0.4})
+
+
+def test_one_rate_for_a_run_with_another_depth_or_family_is_refused(tmp_path: Path) -> None:
+    constant = {"kind": "constant", "rate": 0.3}
+    files = short_task(tmp_path, before="run.keep(model=model)", step="run.dropout_rate")
+    assert "run.dropout_rate is one rate" in error_of(
+        task_trainer(files, {"schedule": constant, "depth": {"kind": "rising"}})
+    )
+    family = {"schedule": constant, "family": {"kind": "path"}}
+    assert "run.drive: a Driver cannot drive the family" in error_of(task_trainer(short_task(tmp_path), family))
+
+
+def test_the_task_sees_its_run(tmp_path: Path) -> None:
+    before = """assert (run.seed, run.total_steps, str(run.device)) == (1337, 12, 'cpu')
+    assert torch.initial_seed() == 1337 and run.generator.initial_seed() == 1337
+    assert dict(run.config) == {'width': 3, 'items': 'x'} and run.config.width == run.config['width'] == 3
+    assert run.config.get('lr', 5) == getattr(run.config, 'lr', 5) == 5 and not hasattr(run.config, 'lr')
+    assert run.schedule.kind == 'linear' and run.dropout_rate == 0.4
+    assert not list(run.folder.iterdir()); (run.folder / 'x').touch()
+    assert torch.get_num_threads() == 1 and torch.is_grad_enabled()
+    run.keep(model=model)"""
+    with torch.no_grad():
+        assert len(list(task_trainer(short_task(tmp_path, before=before), width=3, items="x").run())) == 4
+
+
+def test_a_try_out_measures_and_stops(tmp_path: Path) -> None:
+    trainer = task_trainer(write_task(tmp_path), order="evaluate first", steps=1000)
+    measured = try_out(trainer, 6)
+    assert trainer.step == 6
+    assert [p.step for p in trainer.history] == [0, 4]
+    assert measured.parameter_bytes == 4 * (4 * 16 + 16 + 16 + 1)
+    assert measured.checkpoint_bytes > 3 * measured.parameter_bytes  # AdamW has two numbers a parameter
+    assert list(measured.sites) == ["1.p"]
+    assert measured.seconds_per_step > 0
+    assert measured.seconds_per_evaluation > 0
+    assert try_out(task_trainer(write_task(tmp_path), order="update first", steps=3), 6).seconds_per_step > 0
