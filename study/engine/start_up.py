@@ -63,16 +63,19 @@ def try_machines(
     training: TrainingConfig,
     on_cuda: Mapping[str, Any],
     corpus: Corpus,
+    *,
+    alone: bool = False,
 ) -> Machines:
     """Shares the machines out over runs, and trains a few steps there.
 
     Args:
         on_cuda: the fields of `training` that differ on a GPU.
+        alone: whether runs on the CPU are trained one after another, so that their times can be compared.
 
     Raises:
         UserError: if there are fewer GPUs, or too little memory.
     """
-    slots = share_out(gpus, options.trials_per_gpu, runs, fixed=options.gpus is not None)
+    slots = share_out(gpus, options.trials_per_gpu, runs, fixed=options.gpus is not None, alone=alone)
     shared_corpus = share(corpus)
     estimate = try_out(slots, training, on_cuda, shared_corpus)
     check_memory(estimate, options.trials_per_gpu)
