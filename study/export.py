@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from study.base import cli
-from study.base.errors import exit_status
+from study.base.errors import UserError, exit_status
 from study.base.files import check_output_file
 
 
@@ -16,14 +16,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument(
         "--output", type=Path, default=Path("best_schedule.yaml"), metavar="FILE", help="default best_schedule.yaml"
     )
+    p.add_argument(
+        "--pick",
+        choices=("best", "fastest"),
+        default="best",
+        help="best (default): the winner; fastest, of a study with --objectives loss,time: the end of the Pareto front "
+        "with the shortest training time, whatever its loss, since only you know what time is worth",
+    )
     p.add_argument("--tracking-uri", metavar="URI", help="default MLFLOW_TRACKING_URI, or mlflow.db in this folder")
     args = p.parse_args(sys.argv[1:] if argv is None else argv)
     check_output_file(args.output)
+    from study.base.names import LOSS_AND_TIME, METRIC, SECONDS, TRIAL
     from study.search.winner import winning_file
     from study.tracking.reader import TrackedStudy  # mlflow takes seconds to import
 
     study = TrackedStudy(args.tracking_uri, args.study)
-    winner = study.winner()
+    timed = study.objectives == LOSS_AND_TIME
+    if args.pick == "fastest" and not timed:
+        raise UserError(
+            f"--pick fastest: study {study.name} minimised the loss alone, and the times of its trials may not be "
+            "comparable: leave --pick out, or search with --objectives loss,time"
+        )
+    front = study.front() if timed else []
+    winner = study.trial(front[0]) if args.pick == "fastest" else study.winner()
     file = winning_file(
         winner.file,
         study=study.name,
@@ -36,6 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     best = min(loss for _, loss in winner.val_losses)
     mean = "" if winner.mean is None else f" (mean of all its seeds {winner.mean:.4f})"
     print(f"{args.output}: trial {winner.number} of study {study.name}, best_val_loss {best:.4f}{mean}")
+    if front:
+        points = (
+            f"trial {run.data.tags[TRIAL]} ({run.data.metrics[SECONDS]:.1f} s, {run.data.metrics[METRIC]:.4f})"
+            for run in front
+        )
+        print(f"Pareto front, fastest first: {', '.join(points)}")
     return 0
 
 

@@ -30,6 +30,13 @@ SEARCHES = {
     "negative seed": ([*SMOKE, "--seed", "-1"], "--seed must be at least 0, got -1"),
     "negative GPUs": (["--gpus", "-1"], "--gpus must be at least 0, got -1"),
     "no trials on a GPU": (["--trials-per-gpu", "0"], "--trials-per-gpu must be at least 1, got 0"),
+    "times of trials that share a GPU": (
+        ["--objectives", "loss,time", "--trials-per-gpu", "2"],
+        "leave --trials-per-gpu out",
+    ),
+    "times of trials that ASHA stops": (["--objectives", "loss,time", "--scheduler", "asha"], "--scheduler none"),
+    "objective": (["--objectives", "time"], "time"),
+    "fewer than no replicates": (["--replicate", "-1"], "--replicate must be at least 0, got -1"),
     "NaN budget": ([*SMOKE, "--time-budget", "nan"], "nan"),
     "name with a slash": ([*SMOKE, "--name", "a/b"], "a/b"),
     "name that climbs": ([*SMOKE, "--name", ".."], ".."),

@@ -148,11 +148,11 @@ def test_a_config_of_an_earlier_version_has_no_replicates(tmp_path: Path) -> Non
 
 def test_simulated_searches_choose_as_order_statistics_say() -> None:
     generator = np.random.default_rng(1)
-    exact = Setting(name="", between_trials=1.0, between_seeds=1e-9)
+    exact = Setting(between_trials=1.0, between_seeds=1e-9)
     loss, error = chosen_loss(generator, exact, 5, 0)
     assert loss == pytest.approx(-1.16296, abs=5 * error)  # the mean of the least of five normal numbers (Harter 1961)
     assert chosen_loss(generator, exact, 5 + 2 * MORE_SEEDS, 2)[0] == pytest.approx(-1.16296, abs=5 * error)
-    noise = Setting(name="", between_trials=1.0, between_seeds=2.0)
+    noise = Setting(between_trials=1.0, between_seeds=2.0)
     loss, error = chosen_loss(generator, noise, 2 * (1 + MORE_SEEDS), 2)  # both of two trials have all seeds
     shrunken = 1 / (1 + 2.0**2 / (1 + MORE_SEEDS)) ** 0.5
     assert loss == pytest.approx(-0.56419 * shrunken, abs=5 * error)

@@ -146,6 +146,15 @@ def test_export_needs_mlflow_only(finished_study: Study, tmp_path: Path) -> None
     assert exported == original
 
 
+def test_times_of_trials_that_ran_side_by_side_pick_none(finished_study: Study, tmp_path: Path) -> None:
+    uri = f"sqlite:///{finished_study.folder / 'mlflow.db'}"
+    arguments = ["-m", "study.export", "--study", finished_study.name, "--pick", "fastest", "--tracking-uri", uri]
+    done = run(arguments, tmp_path)
+    assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert "minimised the loss alone" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_training_with_the_exported_schedule_repeats_the_trial(finished_study: Study, tmp_path: Path) -> None:
     file = finished_study.folder / "studies" / finished_study.name / "best_schedule.yaml"
     done = run(["-m", "study.train", "--schedule", str(file), "--output", "out"], tmp_path)

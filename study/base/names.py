@@ -23,6 +23,10 @@ PARENT_RUN = -1
 """Stands for the parent run where a key is expected."""
 TRIALS_PER_GPU = "trials_per_gpu"
 """Of a trial that shared its GPU: with how many at most, itself included."""
+LOSS, LOSS_AND_TIME = "loss", "loss,time"
+"""What a search minimises: the best_val_loss, or the best_val_loss and the train_seconds."""
+SECONDS = "train_seconds"
+"""The time of the training steps, without evaluations, summed over restarts."""
 CHECKPOINT = "checkpoint"
 """The artifact folder of a trial's best weights and config."""
 

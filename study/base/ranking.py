@@ -36,6 +36,24 @@ def best_first(
     return sorted(completed, key=place)
 
 
+def pareto_front(
+    completed: Iterable[T],
+    *,
+    loss: Callable[[T], float | None],
+    seconds: Callable[[T], float],
+    number: Callable[[T], int],
+) -> list[T]:
+    """Returns the trials that no other trial equals or beats in both time and loss, fastest first.
+
+    Of several trials with the same time and loss, the first counts.
+    """
+    front: list[T] = []
+    for trial in sorted(completed, key=lambda trial: (seconds(trial), _known(loss(trial)), number(trial))):
+        if not front or _known(loss(trial)) < _known(loss(front[-1])):
+            front.append(trial)
+    return front
+
+
 def mean_of_seeds(loss: float, replicates: Sequence[float]) -> float | None:
     """Returns the mean best_val_loss of a trial and its replicates; None unless all of them have completed."""
     return fmean((loss, *replicates)) if len(replicates) >= MORE_SEEDS else None

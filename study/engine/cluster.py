@@ -191,18 +191,22 @@ def alive_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def share_out(gpus: int, trials_per_gpu: int, trials: int, *, fixed: bool) -> Slots:
+def share_out(gpus: int, trials_per_gpu: int, trials: int, *, fixed: bool, alone: bool = False) -> Slots:
     """Shares GPUs, or with none of them the CPU cores, out over trials.
 
     A trial gets an equal part of its node's cores, fractions of one where there are more trials than cores.
 
     Args:
         fixed: whether the study takes so many GPUs and no more, should nodes with others join.
+        alone: whether trials on the CPU run one after another. At once, they would slow each other down, although each
+            has its own core: cores share memory and caches.
 
     Raises:
         UserError: if the cluster has fewer GPUs than asked for.
     """
     resources = [node["Resources"] for node in alive_nodes()]
+    if gpus == 0 and alone:
+        return Slots(count=1, cpus=1, gpus=0, limit=1)
     if gpus == 0:
         cores = sum(int(node.get("CPU", 0)) for node in resources)
         return Slots(count=max(1, min(cores, trials)), cpus=1 if cores else 0, gpus=0)

@@ -170,7 +170,8 @@ class CompletedTrial:
     """A row of the table at the end of a search.
 
     `expected_loss` is what a fresh seed will most likely give, None if too little is known. `mean` is the mean
-    best_val_loss of the trial and its replicates, None without these.
+    best_val_loss of the trial and its replicates, None without these. `seconds` is the training time where the search
+    minimises it.
     """
 
     best_val_loss: float
@@ -179,6 +180,7 @@ class CompletedTrial:
     best_step: int
     expected_loss: float | None
     mean: float | None
+    seconds: float | None = None
 
 
 def best_trials(trials: Sequence[CompletedTrial], console: Console, top: int = 5) -> None:
@@ -193,6 +195,16 @@ def best_trials(trials: Sequence[CompletedTrial], console: Console, top: int = 5
         mean = [_loss(trial.mean)] if means else []
         losses = [*mean, _loss(trial.best_val_loss), str(trial.best_step), _loss(trial.expected_loss)]
         table.add_row(str(trial.number), trial.schedule, *losses)
+    console.print(table)
+
+
+def pareto_table(front: Sequence[CompletedTrial], console: Console) -> None:
+    """Prints the trials of the Pareto front, fastest first."""
+    table = Table(title="Pareto front of loss and training time", title_justify="left", title_style="bold")
+    for column in ("trial", "schedule", "train_seconds", "best_val_loss"):
+        table.add_column(column, justify="left" if column == "schedule" else "right")
+    for trial in front:
+        table.add_row(str(trial.number), trial.schedule, f"{trial.seconds:.1f}", _loss(trial.best_val_loss))
     console.print(table)
 
 

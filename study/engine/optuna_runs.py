@@ -9,10 +9,11 @@ from datetime import datetime
 from typing import Any
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from search_spaces import KNOWN_GOOD, SPACES
-from study.base.names import METRIC, TRIALS_PER_GPU, Key
+from study.base.names import LOSS, METRIC, TRIALS_PER_GPU, Key, Outcome
 from study.base.regularizers import SCHEDULE, as_regularizer, family_kind, parts_of
 from study.engine.equal_shares import EqualShares, group_of
 from study.engine.recorder import Recorder
@@ -28,11 +29,14 @@ from study.training.task_config import RunConfig
 OUTCOMES = {state: outcome for outcome, state in STATES.items()}
 
 
-def open_optuna_study(storage: optuna.storages.BaseStorage, name: str, sampler: str, seed: int) -> optuna.Study:
+def open_optuna_study(
+    storage: optuna.storages.BaseStorage, name: str, sampler: str, seed: int, objectives: str = LOSS
+) -> optuna.Study:
     """Opens an Optuna study, anew or again, with a sampler that has not been used yet."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    study = optuna.create_study(storage=storage, study_name=name, direction="minimize", load_if_exists=True)
+    directions = [StudyDirection.MINIMIZE] * len(objectives.split(","))
+    study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
     seed += len(study.get_trials(deepcopy=False))  # a resumed study must not draw the same numbers again
     study.sampler = make_sampler(sampler, seed)
     return study
@@ -102,7 +106,11 @@ class OptunaRuns(RunSource):
 
     def progressed(self, key: Key, result: Mapping[str, Any]) -> None:
         """See RunSource."""
-        self._trials[key].report(result[METRIC], result["step"])
+        trial = self._trials[key]
+        if len(self._study.directions) == 1:
+            trial.report(result[METRIC], result["step"])
+        else:  # Trial.report refuses, since Optuna's pruners need one objective; the record is the same
+            self._study._storage.set_trial_intermediate_value(trial._trial_id, result["step"], result[METRIC])
 
     def ended(self, key: Key, ending: Ending) -> None:
         """See RunSource."""
@@ -111,7 +119,11 @@ class OptunaRuns(RunSource):
             trial.set_user_attr(REASON, ending.reason)
         if ending.diverged:
             trial.set_user_attr(DIVERGED, True)
-        self._study.tell(trial, ending.value, state=STATES[ending.outcome])
+        values = None
+        if ending.outcome is Outcome.COMPLETED:
+            assert ending.value is not None
+            values = [ending.value, ending.seconds][: len(self._study.directions)]
+        self._study.tell(trial, values, state=STATES[ending.outcome])  # type: ignore[arg-type]
 
     def _ask(self) -> optuna.Trial:
         known = self._again.popleft() if self._again else None

@@ -20,13 +20,14 @@ class Signal(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How a run ended; `value` is the best_val_loss of one that was completed."""
+    """How a run ended; `value` is the best_val_loss of one that was completed, and `seconds` its train_seconds."""
 
     outcome: Outcome
     reason: str | None = None
     traceback: str | None = None
     diverged: bool = False
     value: float | None = None
+    seconds: float | None = None
 
 
 class RunSource(ABC):

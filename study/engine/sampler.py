@@ -8,6 +8,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from study.engine.worker_messages import DIVERGED
+from study.records.optuna_study import loss_of
 
 MOST_TRIALS = 256
 """Of those that have ended the sampler sees the newest, and the best."""
@@ -81,7 +82,7 @@ def _worth_it(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     if len(ended) <= MOST_TRIALS:
         return trials
     completed = [trial for trial in ended if trial.state is TrialState.COMPLETE]
-    best = sorted(completed, key=lambda trial: (trial.value, trial.number))[:BEST_TRIALS]
+    best = sorted(completed, key=lambda trial: (loss_of(trial), trial.number))[:BEST_TRIALS]
     left_out = {trial.number for trial in ended[:-MOST_TRIALS]} - {trial.number for trial in best}
     return [trial for trial in trials if trial.number not in left_out]
 

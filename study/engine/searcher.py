@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from ray.tune.search import Searcher
 
 from study.base.errors import WorldError
-from study.base.names import METRIC, Key, Outcome
+from study.base.names import METRIC, SECONDS, Key, Outcome
 from study.engine.run_source import Ending, Listener, RunSource, Signal
 from study.engine.run_spec import RunSpec
 from study.engine.worker_messages import DISK, DIVERGED, FAILED, TRACEBACK, WARNINGS
@@ -134,7 +134,7 @@ class RunSearcher(Searcher):
                 diverged=DIVERGED in last,
             )
         elif last.get("step") == spec.training.steps:
-            ending = Ending(outcome=Outcome.COMPLETED, value=last[METRIC])
+            ending = Ending(outcome=Outcome.COMPLETED, value=last[METRIC], seconds=last.get(SECONDS))
         else:
             ending = Ending(outcome=Outcome.STOPPED_EARLY)
         self._end(spec, ending)

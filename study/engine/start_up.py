@@ -63,16 +63,19 @@ def try_machines(
     training: RunConfig,
     on_cuda: Mapping[str, Any],
     data: Data,
+    *,
+    alone: bool = False,
 ) -> Machines:
     """Shares the machines out over runs, and trains a few steps there.
 
     Args:
         on_cuda: the fields of `training` that differ on a GPU.
+        alone: whether runs on the CPU are trained one after another, so that their times can be compared.
 
     Raises:
         UserError: if there are fewer GPUs, or too little memory.
     """
-    slots = share_out(gpus, options.trials_per_gpu, runs, fixed=options.gpus is not None)
+    slots = share_out(gpus, options.trials_per_gpu, runs, fixed=options.gpus is not None, alone=alone)
     shared = share(data)
     estimate = try_out(slots, training, on_cuda, shared)
     check_memory(estimate, options.trials_per_gpu)

@@ -50,6 +50,16 @@ def check_database(url: str) -> None:
         raise UserError(f"--optuna-storage {url} cannot be used: there is no folder {path.parent}")
 
 
+def loss_of(trial: FrozenTrial) -> float | None:
+    """Returns the best_val_loss of a completed trial, the first of its objectives; None for a trial without values."""
+    return trial.values[0] if trial.values else None
+
+
+def seconds_of(trial: FrozenTrial) -> float | None:
+    """Returns the training time of a completed trial where it is the second objective, else None."""
+    return trial.values[1] if trial.values and len(trial.values) > 1 else None
+
+
 def unfinished(study: optuna.Study) -> list[FrozenTrial]:
     """Returns the trials that were begun and have no end: those that a resumed study goes on with."""
     return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))

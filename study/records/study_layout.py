@@ -11,6 +11,7 @@ import yaml
 from model.checks import short
 from study.base.errors import UserError
 from study.base.files import PART
+from study.base.names import LOSS, LOSS_AND_TIME
 from study.base.sealed_files import read_kept, write_kept
 from study.records.lock import CLAIMS
 from study.records.storage import Storage
@@ -23,11 +24,12 @@ LEAST = {"trials": 1, "replicate": 0, "seed": 0, "grace_steps": 1}
 CHOICES = {
     "sampler": ("tpe", "random"),
     "scheduler": ("asha", "none"),
+    "objectives": (LOSS, LOSS_AND_TIME),
     "device": ("cpu", "cuda"),
     "preset": (*PRESETS, TASK),
 }
 
-_ADDED = {"replicate": 0}
+_ADDED = {"replicate": 0, "objectives": LOSS}
 """What studies of earlier versions were, whose configs lack these keys."""
 
 
@@ -38,6 +40,7 @@ class StudyConfig:
     Attributes:
         preset: of the GPT; `task` for the user's own task.
         replicate: how many of the best trials are trained with more seeds.
+        objectives: what the search minimises.
         grace_steps: what ASHA gives every trial before it may stop it.
         corpus_sha256: of what runs learn from: the text, or the files of the user's own task.
         tracking_uri: where MLflow was first, for `--resume`; hidden if it holds a password.
@@ -52,6 +55,7 @@ class StudyConfig:
     replicate: int = 0
     sampler: str
     scheduler: str
+    objectives: str = LOSS
     seed: int
     grace_steps: int
     corpus_sha256: str

@@ -8,6 +8,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from study.base.ranking import best_first
+from study.records.optuna_study import loss_of
 from study.records.replicates import replicate_losses
 
 
@@ -47,9 +48,9 @@ def winner_edges(study: optuna.Study) -> list[Edge]:
     completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if not completed:
         return []
-    winner = best_first(
-        completed, loss=lambda trial: trial.value, number=lambda trial: trial.number, replicates=replicate_losses(study)
-    )[0]
+    winner = best_first(completed, loss=loss_of, number=lambda trial: trial.number, replicates=replicate_losses(study))[
+        0
+    ]
     edges = []
     for name, kind in winner.distributions.items():
         if isinstance(kind, FloatDistribution | IntDistribution):

@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from model.families import Standard
 from model.regularizer import Regularizer
 from search_spaces import EQUAL_SHARES
+from study.records.optuna_study import loss_of
 from study.report.parameters import Importance, importance
 from study.report.trials import Trial, ranked
 
@@ -84,7 +85,7 @@ def importance_within(study: optuna.Study, space: str) -> dict[str, Importance |
 def _without(parameter: str, completed: FrozenTrial) -> FrozenTrial:
     """Returns a trial without a parameter, which is the same in all trials that are compared."""
     return create_trial(
-        value=completed.value,
+        value=loss_of(completed),
         params={name: value for name, value in completed.params.items() if name != parameter},
         distributions={name: kind for name, kind in completed.distributions.items() if name != parameter},
     )

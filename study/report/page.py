@@ -10,13 +10,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from study.base import figure_style as style
-from study.base.names import NATS
+from study.base.names import LOSS_AND_TIME, NATS
 from study.base.provenance import utc_now
 from study.engine.display import MEAN_OF_SEEDS, describe
 from study.report import sentences
 from study.report.analysis import Analysis
 from study.report.captions import ReportFigures
 from study.report.source import Source
+from study.report.trials import pareto_front
 from study.training.task_config import unit_of
 
 
@@ -70,6 +71,7 @@ def _context(analysis: Analysis, figures: ReportFigures, storage: str | None) ->
         "has_parameters": source.study is not None,
         "trials": sorted(analysis.trials, key=lambda t: (not t.steps, t.best_val_loss if t.steps else 0, t.number)),
         "winner": analysis.winner,
+        "front": pareto_front(analysis.unshared) if config.objectives == LOSS_AND_TIME else [],
         "mean_of_seeds": MEAN_OF_SEEDS if any(t.mean is not None for t in analysis.trials) else "",
         "expected": expected,
         "pages": source.pages,

@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from study.base.figure_style import Drawing, both_widths, colour, figure, one_width
+from study.records.optuna_study import loss_of
 
 LEAST = 4
 """Completed trials below which an importance would mean nothing."""
@@ -34,7 +35,11 @@ class Importance:
 
 
 def importance(study: optuna.Study) -> Importance | None:
-    """Returns the importances, largest first; None if too few trials were completed, or if they do not differ."""
+    """Returns the importances, largest first; None if too few trials were completed, or if they do not differ.
+
+    Of several objectives, the loss counts.
+    """
+    study = study if len(study.directions) == 1 else _of_loss(study)
     completed = len(_completed(study))
     if completed < LEAST:
         return None
@@ -71,7 +76,7 @@ def draw_importances(importance: Importance) -> Drawing:
 def draw_slices(study: optuna.Study, importance: Importance) -> list[Drawing]:
     """Draws for each parameter, most important first, the losses of the completed trials against its values."""
     completed = _completed(study)
-    losses = [trial.value for trial in completed if trial.value is not None]
+    losses = [loss for trial in completed if (loss := loss_of(trial)) is not None]
     margin = 0.06 * (max(losses) - min(losses))
     limits = min(losses) - margin, max(losses) + margin
     return [
@@ -87,7 +92,7 @@ def draw_slices(study: optuna.Study, importance: Importance) -> list[Drawing]:
 def _draw_slice(name: str, kind: BaseDistribution, completed: list[FrozenTrial], limits: tuple[float, float]) -> Figure:
     drawn = figure(SLICE_WIDTH, SLICE_HEIGHT)
     axes = drawn.subplots()
-    points = [(kind.to_internal_repr(t.params[name]), t.value) for t in completed if name in t.params]
+    points = [(kind.to_internal_repr(t.params[name]), loss_of(t)) for t in completed if name in t.params]
     x, y = zip(*points, strict=True)
     axes.scatter(x, y, s=34, color=colour("accent"), alpha=0.75)
     axes.set(xlabel=name, ylabel="best_val_loss", ylim=limits)
@@ -117,6 +122,13 @@ def _show_range(axes: Axes, kind: BaseDistribution) -> None:
         margin = (kind.high - kind.low) * 0.05
         axes.set_xlim(kind.low - margin, kind.high + margin)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=isinstance(kind, IntDistribution)))
+
+
+def _of_loss(study: optuna.Study) -> optuna.Study:
+    alone = optuna.create_study()
+    for trial in _completed(study):
+        alone.add_trial(create_trial(value=loss_of(trial), params=trial.params, distributions=trial.distributions))
+    return alone
 
 
 def _completed(study: optuna.Study) -> list[FrozenTrial]:

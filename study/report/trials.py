@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
+from study.base import ranking
 from study.base.names import Outcome
 from study.base.ranking import best_first, mean_of_seeds
 from study.base.regularizers import DEFAULTS, DEPTH, FAMILY, SCHEDULE, parts_of, parts_of_row
@@ -154,12 +155,7 @@ def unshared(trials: Iterable[Trial]) -> list[Trial]:
 
 
 def pareto_front(trials: Iterable[Trial]) -> list[Trial]:
-    """Returns the trials that no other trial equals or beats in both time and loss, fastest first.
-
-    Of several trials with the same time and loss, the first counts.
-    """
-    front: list[Trial] = []
-    for trial in sorted(trials, key=lambda t: (t.train_seconds, t.best_val_loss, t.number)):
-        if not front or trial.best_val_loss < front[-1].best_val_loss:
-            front.append(trial)
-    return front
+    """Returns the Pareto front of completed trials, fastest first."""
+    return ranking.pareto_front(
+        trials, loss=lambda t: t.best_val_loss, seconds=lambda t: t.train_seconds, number=lambda t: t.number
+    )

@@ -7,6 +7,7 @@ from pathlib import Path
 from search_spaces import SPACES
 from study.base.cli import check_bounds, described, flag
 from study.base.errors import UserError
+from study.base.names import LOSS, LOSS_AND_TIME
 from study.base.ranking import MORE_SEEDS
 from study.records.storage import check_scheme
 from study.training.config import PRESETS
@@ -69,7 +70,17 @@ class SearchOptions:
     )
     seed: int = described("seed of every trial and of the sampler", 1337, least=0)
     sampler: str = described("Optuna's sampler", "tpe", choices=("tpe", "random"))
-    scheduler: str = described("asha stops trials early; none lets every trial end", "asha", choices=("asha", "none"))
+    scheduler: str | None = described(
+        "asha stops trials early; none lets every trial end; default asha, and none with --objectives loss,time",
+        None,
+        choices=("asha", "none"),
+    )
+    objectives: str = described(
+        "what the search minimises: the best validation loss, or that and the training time; then no trial is stopped "
+        "early, and none shares a GPU or runs beside another on the CPU, so that times can be compared",
+        LOSS,
+        choices=(LOSS, LOSS_AND_TIME),
+    )
     time_budget: float | None = described("seconds after which the study ends in good order", None, metavar="SECONDS")
     storage: str = described(
         "folder of studies; on a cluster of several nodes one on NFS, or s3://BUCKET/PREFIX",
@@ -88,6 +99,13 @@ class SearchOptions:
         check_bounds(self)
         if self.time_budget is not None and not (math.isfinite(self.time_budget) and self.time_budget > 0):
             raise UserError(f"--time-budget must be a number of seconds above 0, got {self.time_budget}")
+        if self.objectives == LOSS_AND_TIME:
+            if self.scheduler == "asha":
+                raise UserError(
+                    "--objectives loss,time needs --scheduler none: ASHA compares losses alone, and would stop the "
+                    "fastest trials"
+                )
+            check_unshared(self.trials_per_gpu)
         if self.resume and self.name is None:
             raise UserError("--resume needs the --name of the study to go on with")
         self._check_task()
@@ -95,6 +113,11 @@ class SearchOptions:
             check_scheme(self.storage)
         elif Path(self.storage).exists() and not Path(self.storage).is_dir():
             raise UserError(f"--storage {self.storage} is a file: give a folder")
+
+    @property
+    def chosen_scheduler(self) -> str:
+        """The scheduler of a new study."""
+        return self.scheduler or ("asha" if self.objectives == LOSS else "none")
 
     @property
     def settings(self) -> dict[str, Setting]:
@@ -113,3 +136,12 @@ class SearchOptions:
             raise UserError(f"{flag(name)} is the GPT's, and --task {self.task} brings its own: leave one of them out")
         if self.steps is None and not self.resume:
             raise UserError(f"--task {self.task} needs --steps N: the updates of a run, which run.steps() counts")
+
+
+def check_unshared(trials_per_gpu: int) -> None:
+    """Raises UserError if trials share a GPU."""
+    if trials_per_gpu > 1:
+        raise UserError(
+            f"--trials-per-gpu {trials_per_gpu} lets trials share a GPU, and --objectives loss,time compares their "
+            "times: leave --trials-per-gpu out"
+        )

@@ -12,7 +12,7 @@ from search_spaces import SPACES
 from study.base.cli import flag
 from study.base.errors import UserError
 from study.base.files import check_output_folder
-from study.base.names import Key, Outcome, Role
+from study.base.names import LOSS_AND_TIME, Key, Outcome, Role
 from study.base.sealed_files import copy_of
 from study.base.uris import HIDDEN, absolute, recalled, redacted
 from study.corpus import corpus_id
@@ -26,7 +26,7 @@ from study.records.storage import Storage
 from study.records.study_layout import StudyConfig, StudyFolder
 from study.records.uploads import UploadQueue
 from study.search.new_study import new_config, new_data, preset_training
-from study.search.options import MACHINE_FIELDS, SearchOptions
+from study.search.options import MACHINE_FIELDS, SearchOptions, check_unshared
 from study.search.replicates import lacking_replicates, replicate_outcomes
 from study.tasks.data import Data, check_data, load_data
 from study.tasks.task_files import TaskFiles, read_task_files
@@ -108,6 +108,9 @@ def _plan(
     database = absolute(database) if database else None
     if database is not None:
         check_database(database)
+    timed = (old or options).objectives == LOSS_AND_TIME
+    if timed:
+        check_unshared(options.trials_per_gpu)
     if old is not None and _is_settled(storage, old, options, database, uri):
         return None
     if old is None:
@@ -121,7 +124,9 @@ def _plan(
     config = _grown(config, options)
     check_data(config.training, data)
     on_cuda = PRESETS[config.preset].on_cuda if old is None and config.preset in PRESETS else {}
-    machines = try_machines(options, gpus, config.trials, config.training, on_cuda, data)
+    machines = try_machines(options, gpus, config.trials, config.training, on_cuda, data, alone=timed)
+    if timed and gpus and machines.estimate.device == "cpu":
+        raise UserError("torch cannot use the GPUs here, and trials would share the CPU: give --gpus 0")
     if old is not None:
         check_device(old.name, old.device, machines.estimate)
     else:
@@ -203,7 +208,8 @@ def _check_unused(storage: Storage, name: str) -> None:
 
 def _is_settled(storage: Storage, old: StudyConfig, options: SearchOptions, database: str | None, uri: str) -> bool:
     folder = StudyFolder(storage.folder, old.name)
-    study = open_optuna_study(open_storage(database, folder.journal), old.name, old.sampler, old.seed)
+    storage_of_trials = open_storage(database, folder.journal)
+    study = open_optuna_study(storage_of_trials, old.name, old.sampler, old.seed, old.objectives)
     config = _grown(old, options)
     outcomes: dict[Key, Outcome] = {trial.number: OUTCOMES[trial.state] for trial in finished(study)}
     has_runs = len(outcomes) >= config.trials and not lacking_replicates(study, config)

@@ -11,7 +11,7 @@ from study.confirm.arms import canonical_regularizer
 from study.engine.display import Display
 from study.engine.replicate_runs import ReplicateRuns
 from study.engine.session import Session
-from study.records.optuna_study import finished
+from study.records.optuna_study import finished, loss_of
 from study.records.replicates import Replicate, kept_replicates, replicates_of
 from study.records.study_layout import StudyConfig
 
@@ -23,7 +23,7 @@ def wanted_replicates(study: optuna.Study, config: StudyConfig) -> list[Replicat
     """
     completed = [trial for trial in finished(study) if trial.state is TrialState.COMPLETE]
     distinct: dict[Regularizer, int] = {}
-    for trial in best_first(completed, loss=lambda trial: trial.value, number=lambda trial: trial.number):
+    for trial in best_first(completed, loss=loss_of, number=lambda trial: trial.number):
         regularizer = Regularizer.from_dict(parts_of(trial.user_attrs))
         distinct.setdefault(canonical_regularizer(regularizer), trial.number)
     best = list(distinct.values())[: config.replicate]

@@ -13,17 +13,17 @@ from rich.console import Console
 
 from study.base.cli import command_line, relative
 from study.base.errors import first_line
-from study.base.names import CHECKPOINT, METRIC, PARENT_RUN
+from study.base.names import CHECKPOINT, LOSS_AND_TIME, METRIC, PARENT_RUN
 from study.base.output import printable
 from study.base.provenance import facts
-from study.base.ranking import Replicates, best_first, mean_of_seeds
+from study.base.ranking import Replicates, best_first, mean_of_seeds, pareto_front
 from study.base.regularizers import parts_of
 from study.base.uris import redacted, sqlite_path, sqlite_uri, web_address
 from study.corpus import Corpus
-from study.engine.display import CompletedTrial, best_trials, describe
+from study.engine.display import CompletedTrial, best_trials, describe, pareto_table
 from study.engine.session import Session
 from study.records.expected_files import wait_for_all
-from study.records.optuna_study import REASON, finished
+from study.records.optuna_study import REASON, finished, loss_of, seconds_of
 from study.records.replicates import kept_replicates, replicate_losses, replicate_table
 from study.records.study_layout import StudyFolder
 from study.records.trial_table import table
@@ -65,9 +65,7 @@ def finish(plan: Plan, study: optuna.Study, session: Session) -> int:
     if folder.journal.exists():  # with it, a report can be made from MLflow alone
         writer.artifacts(PARENT_RUN, [folder.journal])
     replicates = replicate_losses(study)
-    completed = best_first(
-        completed, loss=lambda trial: trial.value, number=lambda trial: trial.number, replicates=replicates
-    )
+    completed = best_first(completed, loss=loss_of, number=lambda trial: trial.number, replicates=replicates)
     if completed:
         winner = completed[0]
         writer.flush(session.patience())  # the file is to name the winner's run
@@ -81,12 +79,18 @@ def finish(plan: Plan, study: optuna.Study, session: Session) -> int:
     session.finish("FINISHED" if completed else "FAILED")
 
     if completed:
-        best_trials(_completed(folder, completed, replicates), console)
+        shown = _completed(folder, completed, replicates)
+        best_trials(shown, console)
+        if config.objectives == LOSS_AND_TIME:
+            pareto_table(_front(shown), console)
         if sample is not None:
             _say(console, f"The winner writes:\n{sample.strip()[:300]}\n")
         best = relative(str(folder.best_schedule))
         _say(console, f"best schedule    {best}")
         _say(console, f"train with it    {shlex.join(command_line('train', '--schedule', best))}")
+        if config.objectives == LOSS_AND_TIME:
+            fastest = command_line("export", "--study", config.name, "--pick", "fastest")
+            _say(console, f"or the fastest   {shlex.join(fastest)}")
         _say(console, f"see the trials   {_ui(plan.uri, writer.experiment_id or '')}")
     if report is not None:
         _say(console, f"report           {relative(str(report))}")
@@ -143,8 +147,9 @@ def _write_report(plan: Plan, study: optuna.Study, writer: StudyWriter, console:
 
 
 def _value(completed: FrozenTrial) -> float:
-    assert completed.value is not None  # Optuna refuses to complete a trial without
-    return completed.value
+    loss = loss_of(completed)
+    assert loss is not None  # Optuna refuses to complete a trial without
+    return loss
 
 
 def _completed(folder: StudyFolder, trials: Sequence[FrozenTrial], replicates: Replicates) -> list[CompletedTrial]:
@@ -160,9 +165,16 @@ def _completed(folder: StudyFolder, trials: Sequence[FrozenTrial], replicates: R
             best_step=best_row(mine)["step"],
             expected_loss=loss,
             mean=mean_of_seeds(_value(trial), replicates.get(trial.number, ())),
+            seconds=seconds_of(trial),
         )
         for trial, mine, loss in zip(trials, rows, expected, strict=True)
     ]
+
+
+def _front(trials: Sequence[CompletedTrial]) -> list[CompletedTrial]:
+    return pareto_front(
+        trials, loss=lambda t: t.best_val_loss, seconds=lambda t: t.seconds or 0.0, number=lambda t: t.number
+    )
 
 
 def _ui(uri: str, experiment_id: str) -> str:

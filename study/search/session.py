@@ -79,7 +79,7 @@ def _session_plan(plan: Plan, lock: StudyLock) -> SessionPlan:
 def _run(plan: Plan, lock: StudyLock, session: Session) -> int:
     config, folder, recorder = plan.config, plan.folder, session.recorder
     storage = open_storage(plan.database, folder.journal, lock.check)
-    study = open_optuna_study(storage, config.name, config.sampler, config.seed)
+    study = open_optuna_study(storage, config.name, config.sampler, config.seed, config.objectives)
     ask_known_good_first(study, config.space)
     ended = len(finished(study))
     lacking = max(0, config.trials - ended)

@@ -10,8 +10,8 @@ from mlflow.entities import Metric, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from study.base.errors import UserError, first_line
-from study.base.names import CHECKPOINT, METRIC, OUTCOME, ROLE, TRIAL, Outcome, Role
-from study.base.ranking import best_first, mean_of_seeds
+from study.base.names import CHECKPOINT, LOSS, METRIC, OUTCOME, ROLE, SECONDS, TRIAL, Outcome, Role
+from study.base.ranking import best_first, mean_of_seeds, pareto_front
 from study.base.uris import redacted
 from study.tracking.client import check, connect, tracking_uri
 from study.tracking.view import run_addresses
@@ -51,6 +51,7 @@ class TrackedStudy:
         self._experiment_id = experiment.experiment_id
         self._run_id = parents[0].info.run_id
         self.tags: dict[str, str] = parents[0].data.tags
+        self.objectives: str = parents[0].data.params.get("objectives", LOSS)
 
     def trials(self) -> list[Run]:
         """Returns the runs of all trials."""
@@ -95,26 +96,31 @@ class TrackedStudy:
         except MlflowException as error:
             raise OSError(first_line(error)) from None
 
+    def front(self) -> list[Run]:
+        """Returns the runs of the Pareto front of loss and training time, fastest first. Raises as `winner` does."""
+        return pareto_front(
+            self._completed(), loss=_loss, seconds=lambda run: float(run.data.metrics[SECONDS]), number=_number
+        )
+
     def winner(self) -> TrackedTrial:
         """Returns the winner, the first of the completed trials. Raises UserError if there is none."""
-        completed = [run for run in self.trials() if run.data.tags.get(OUTCOME) == Outcome.COMPLETED]
-        if not completed:
-            raise UserError(f"study {self.name} has no completed trial yet: wait, or look at it in the MLflow UI")
-        replicates = self.replicates()
-        (run, *_) = best_first(
-            completed,
-            loss=lambda run: run.data.metrics[METRIC],
-            number=lambda run: int(run.data.tags[TRIAL]),
-            replicates=replicates,
-        )
-        number = int(run.data.tags[TRIAL])
+        return self.trial(best_first(self._completed(), loss=_loss, number=_number, replicates=self.replicates())[0])
+
+    def trial(self, run: Run) -> TrackedTrial:
+        """Returns a completed trial from its run."""
         return TrackedTrial(
-            number=number,
+            number=_number(run),
             run_id=run.info.run_id,
             file=self._file(run),
             val_losses=[(metric.step, metric.value) for metric in self.history(run, "val_loss")],
-            mean=mean_of_seeds(run.data.metrics[METRIC], replicates.get(number, ())),
+            mean=mean_of_seeds(_loss(run), self.replicates().get(_number(run), ())),
         )
+
+    def _completed(self) -> list[Run]:
+        completed = [run for run in self.trials() if run.data.tags.get(OUTCOME) == Outcome.COMPLETED]
+        if not completed:
+            raise UserError(f"study {self.name} has no completed trial yet: wait, or look at it in the MLflow UI")
+        return completed
 
     def _file(self, run: Run) -> ScheduleFile:
         """Returns what a trial trained with. Raises UserError if MLflow lacks it."""
@@ -128,6 +134,14 @@ class TrackedStudy:
                     f"({first_line(error)}): take best_schedule.yaml from the study's own folder"
                 ) from None
             return read_schedule_file(Path(path))
+
+
+def _loss(run: Run) -> float:
+    return float(run.data.metrics[METRIC])
+
+
+def _number(run: Run) -> int:
+    return int(run.data.tags[TRIAL])
 
 
 def study_times(uri: str, name: str) -> list[tuple[float, float, float]]:
