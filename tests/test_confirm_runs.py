@@ -1,7 +1,6 @@
 """Runs made elsewhere by study.train, judged by study.confirm --runs: in a process that has no Ray and no MLflow."""
 
 import json
-import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,6 @@ import torch
 import yaml
 
 from model.regularizer import Regularizer
-from model.schedules import Constant, Linear, from_dict
 from study import train
 from study.confirm import __main__ as confirm
 from study.confirm.results import EVALUATIONS, NUMBERS, RUNS, read_results, with_times
@@ -20,33 +18,14 @@ from study.confirm.statistics import paired_difference, summary
 from study.corpus import load_corpus
 from study.training.config import PRESETS
 from study.training.evaluation import windows
-from study.training.evaluation_rows import Labels
-from study.training.measures import run_measured
 from study.training.measures_file import Measures
 from study.training.regularized import parts
 from study.training.run_folder import RunFolder
 from study.training.schedule_file import ScheduleFile
-from study.training.trainer import Trainer
 from tests.conftest import run
+from tests.trained_runs import SCHEDULES, SEEDS, train_run
 
 pytestmark = pytest.mark.slow  # two dozen short runs
-
-SCHEDULES = {
-    "constant-0.2": {"kind": "constant", "rate": 0.2},
-    "constant-0.4": {"kind": "constant", "rate": 0.4},
-    "none": {"kind": "constant", "rate": 0.0},
-    "linear": {"kind": "linear", "initial_rate": 0.2, "final_rate": 0.0},
-    "rising": {"kind": "linear", "initial_rate": 0.0, "final_rate": 0.33},
-}
-SEEDS = (1, 2)
-
-
-def train_run(folder: Path, schedule: str, seed: int, *more: str) -> Path:
-    file, output = folder / f"{schedule}.yaml", folder / f"{schedule}-{seed}"
-    ScheduleFile(schedule=from_dict(SCHEDULES[schedule])).write(file)
-    arguments = ["--schedule", str(file), "--preset", "smoke", "--steps", "30", "--seed", str(seed)]
-    assert train.main([*arguments, "--output", str(output), *more]) == 0
-    return output
 
 
 @pytest.fixture(scope="module")
@@ -250,16 +229,6 @@ def test_judging_imports_no_ray_mlflow_or_optuna(trained: Path, tmp_path: Path) 
     assert "Claim: dynamic dropout accelerates training." in done.stdout
 
 
-def test_measuring_changes_no_bit_of_the_training(tmp_path: Path) -> None:
-    config, corpus = PRESETS["smoke"].training, load_corpus("shakespeare")
-    plain = list(Trainer(config, Linear(0.3, 0.0), corpus).run())
-    folder = RunFolder(tmp_path / "run")
-    measured = list(run_measured(folder, Trainer(config, Linear(0.3, 0.0), corpus), corpus, Labels()))
-    assert [(p.val_loss, p.train_loss) for p, _ in measured] == [(p.val_loss, p.train_loss) for p in plain]
-    assert all(math.isfinite(more["full_val_loss"]) for _, more in measured)
-    assert {"test_loss", "train_loss_dropout_off", "sampling_tokens_per_second"} <= measured[-1][1].keys()
-
-
 def test_the_test_loss_is_that_of_the_best_weights_over_all_of_the_test_half(trained: Path) -> None:
     folder, corpus = RunFolder(trained / "rising-1"), load_corpus("shakespeare")
     model = folder.load_best(corpus)
@@ -269,35 +238,6 @@ def test_the_test_loss_is_that_of_the_best_weights_over_all_of_the_test_half(tra
         losses = [model(a.long(), b.long())[1] * (b != -1).sum() for a, b in zip(x.split(64), y.split(64), strict=True)]
     total = float(sum(losses) / (y != -1).sum())
     assert Measures.read(folder.path).test_loss == pytest.approx(total, abs=1e-5)
-
-
-def test_a_run_broken_off_goes_on_with_its_measures(tmp_path: Path) -> None:
-    config, corpus = PRESETS["smoke"].training, load_corpus("shakespeare")
-    whole = RunFolder(tmp_path / "whole")
-    list(run_measured(whole, Trainer(config, Constant(0.2), corpus), corpus, Labels()))
-    broken = RunFolder(tmp_path / "broken")
-    for progress, _ in run_measured(broken, Trainer(config, Constant(0.2), corpus), corpus, Labels()):
-        if progress.step == 30:
-            break
-    assert Measures.read(broken.path).test_loss is None
-    list(run_measured(broken, Trainer(config, Constant(0.2), corpus), corpus, Labels()))
-    a, b = Measures.read(whole.path), Measures.read(broken.path)
-    assert (a.full_val_loss, a.test_loss, a.train_loss_dropout_off) == (
-        b.full_val_loss,
-        b.test_loss,
-        b.train_loss_dropout_off,
-    )
-
-
-def test_what_was_measured_before_a_restart_is_not_measured_again(tmp_path: Path) -> None:
-    config, corpus = PRESETS["smoke"].training, load_corpus("shakespeare")
-    folder = RunFolder(tmp_path / "run")
-    first = list(run_measured(folder, Trainer(config, Constant(0.2), corpus), corpus, Labels()))
-    (again,) = run_measured(folder, Trainer(config, Constant(0.2), corpus), corpus, Labels())
-    assert again[1] == first[-1][1], "a second speed would be a second point in MLflow"
-    folder.finish()
-    (again,) = run_measured(folder, Trainer(config, Constant(0.2), corpus), corpus, Labels())
-    assert again[1] == first[-1][1]
 
 
 def _damage(kind: str, runs: Path) -> None:

@@ -1,7 +1,6 @@
 """The training loop: what it records, what decides its numbers, and that stopping it changes none of them."""
 
 import math
-import random
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -18,53 +17,27 @@ from model.dropout import LEVELS, DropoutRate
 from model.schedules import from_dict
 from study.base.errors import DivergenceError, UserError
 from study.corpus import Corpus, build_corpus
-from study.training.config import TrainingConfig
-from study.training.evaluation_rows import Labels
 from study.training.graphed_steps import GraphedSteps
 from study.training.learning_rate import learning_rate
-from study.training.progress import Progress
-from study.training.run_folder import RunFolder
 from study.training.trainer import Trainer
-
-CONFIG = TrainingConfig(
-    n_layer=1, n_head=2, n_embd=16, block_size=8, batch_size=4, steps=22, learning_rate=1e-2, min_learning_rate=1e-3,
-    warmup_steps=4, eval_interval=5, seed=7,
-)  # fmt: skip
-EVALUATIONS = [0, 5, 10, 15, 20, 22]
-ZERO = {"kind": "constant", "rate": 0.0}
-LINEAR = {"kind": "linear", "initial_rate": 0.5, "final_rate": 0.0}
-# At this learning rate the validation loss goes both up and down, so that the rate does too.
-VAL_LOSS = {"kind": "val_loss", "initial_rate": 0.4, "final_rate": 0.0, "factor": 0.5, "patience": 1, "min_delta": 0.0}
+from tests.small_training import (
+    CONFIG,
+    EVALUATIONS,
+    LINEAR,
+    VAL_LOSS,
+    ZERO,
+    numbers,
+    same,
+    small_corpus,
+    trainer,
+    weights,
+)
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Corpus]:
-    """2,041 characters: 300 of a and b alone, then words of ten letters. Its last window is not full."""
-    rng = random.Random(1)
-    text = "".join(rng.choices("ab", k=300)) + " ".join("".join(rng.choices("abcdefghij", k=4)) for _ in range(349))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield build_corpus(text[:2041])
-
-
-def trainer(corpus: Corpus, schedule: dict[str, Any] = LINEAR, **changes: Any) -> Trainer:
-    return Trainer(replace(CONFIG, **changes), from_dict(schedule), corpus)
-
-
-TIMES = ("tokens_per_second", "train_seconds", "time_ms")
-
-
-def numbers(records: list[Progress]) -> list[dict[str, Any]]:
-    """Returns the records without the times, which no two runs share."""
-    return [{k: v for k, v in p.to_dict().items() if k not in TIMES} for p in records]
-
-
-def weights(run: Trainer) -> list[Tensor]:
-    return [parameter.detach().clone() for parameter in run.model.parameters()]
-
-
-def same(a: list[Tensor], b: list[Tensor]) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    with small_corpus(tmp_path_factory.mktemp("cache")) as corpus:
+        yield corpus
 
 
 def batches(run: Trainer) -> list[Tensor]:
@@ -205,140 +178,6 @@ def test_too_short_a_split_is_refused(corpus: Corpus, changes: dict[str, int], s
         trainer(corpus, **changes)
     longer = {name: value + (1 if name == "train_chars" else -1) for name, value in changes.items()}
     list(trainer(corpus, **longer, steps=1).run())
-
-
-@pytest.fixture(autouse=True)
-def checkpoint_at_every_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("study.training.run_folder.CHECKPOINT_SHARE", math.inf)
-
-
-def run_in(folder: Path, run: Trainer, stop: int | None = None) -> list[Progress]:
-    """Trains in a folder to the end, or until `stop` evaluations were yielded, as if the process was killed then."""
-    records: list[Progress] = []
-    for progress in RunFolder(folder).run(run, Labels()):
-        records.append(progress)
-        if len(records) == stop:
-            break
-    torch.manual_seed(0)  # another process has other random streams
-    return records
-
-
-@pytest.mark.parametrize("stop", range(1, len(EVALUATIONS) + 1))
-@pytest.mark.parametrize("schedule", [LINEAR, VAL_LOSS])
-def test_resumed_run_is_bit_identical(corpus: Corpus, tmp_path: Path, schedule: dict[str, Any], stop: int) -> None:
-    whole = trainer(corpus, schedule)
-    expected = run_in(tmp_path / "whole", whole)
-    stopped = trainer(corpus, schedule)
-    before = run_in(tmp_path / "stopped", stopped, stop)
-    resumed = trainer(corpus, schedule)
-    after = run_in(tmp_path / "stopped", resumed)
-    assert numbers(before) == numbers(expected[:stop])
-    assert numbers(after) == numbers(expected[stop - 1 :])  # the last one is yielded again
-    assert numbers(resumed.history) == numbers(expected)
-    assert same(weights(resumed), weights(whole))
-    assert resumed.train_seconds > stopped.train_seconds or stop == len(EVALUATIONS)
-    folder = RunFolder(tmp_path / "stopped")
-    best = RunFolder(tmp_path / "whole").load_best(corpus)
-    assert same(list(folder.load_best(corpus).parameters()), list(best.parameters()))
-    assert [row["val_loss"] for row in folder.rows()] == [p.val_loss for p in expected]
-    folder.finish()
-    assert not folder.resume.exists()
-
-
-def test_run_killed_between_evaluations_goes_on_from_the_last_one(corpus: Corpus, tmp_path: Path) -> None:
-    whole = trainer(corpus, VAL_LOSS)
-    expected = run_in(tmp_path / "whole", whole)
-
-    def die(step: int) -> None:
-        if step == 13:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        list(RunFolder(tmp_path / "killed").run(trainer(corpus, VAL_LOSS), Labels(), die))
-    resumed = trainer(corpus, VAL_LOSS)
-    assert numbers(run_in(tmp_path / "killed", resumed)) == numbers(expected[2:])
-    assert same(weights(resumed), weights(whole))
-
-
-def test_checkpoints_dearer_than_their_share_are_left_out(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = trainer(corpus, VAL_LOSS)
-    expected = run_in(tmp_path / "whole", whole)
-    monkeypatch.setattr("study.training.run_folder.CHECKPOINT_SHARE", 1e-9)
-    run_in(tmp_path / "stopped", trainer(corpus, VAL_LOSS), 4)
-    assert [checkpoint.name for checkpoint in RunFolder(tmp_path / "stopped").resume.iterdir()] == ["step-00000000"]
-    resumed = trainer(corpus, VAL_LOSS)
-    assert numbers(run_in(tmp_path / "stopped", resumed)) == numbers(expected)
-    assert same(weights(resumed), weights(whole))
-
-
-def test_evaluations_that_others_have_seen_survive_many_deaths(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The time of an evaluation is not the same when it is made again, and MLflow has the first."""
-    monkeypatch.setattr("study.training.run_folder.CHECKPOINT_SHARE", 1e-9)
-    folder = RunFolder(tmp_path / "run")
-    run_in(folder.path, trainer(corpus, VAL_LOSS), 4)
-    seen = folder.rows()
-    assert len(seen) == 4
-    for deaths, stop in enumerate((1, 2, 3)):
-        run_in(folder.path, trainer(corpus, VAL_LOSS), stop)
-        assert folder.rows() == seen, deaths
-    lines = folder.metrics.read_text().splitlines(keepends=True)
-    folder.metrics.write_text("".join([*lines[:2], "damaged\n", lines[3]]))
-    run_in(folder.path, trainer(corpus, VAL_LOSS))
-    after = folder.rows()
-    assert [row["step"] for row in after] == EVALUATIONS
-    assert [row["tokens_per_second"] for row in after[:4] if row["step"] != seen[2]["step"]] == [
-        row["tokens_per_second"] for row in seen if row["step"] != seen[2]["step"]
-    ]
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-@pytest.mark.parametrize(
-    ("damage", "name", "damaged"),
-    [
-        (flip, "state.pt", 1),
-        (truncate, "state.pt", 1),
-        (Path.unlink, "state.pt", 1),
-        (truncate, "manifest.json", 1),
-        (Path.unlink, "manifest.json", 1),
-        (flip, "state.pt", 2),
-    ],
-)
-def test_damaged_checkpoint_is_passed_over(
-    corpus: Corpus, tmp_path: Path, damage: Any, name: str, damaged: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    whole = trainer(corpus, VAL_LOSS)
-    expected = run_in(tmp_path / "whole", whole)
-    run_in(tmp_path / "stopped", trainer(corpus, VAL_LOSS), 4)
-    checkpoints = sorted(RunFolder(tmp_path / "stopped").resume.iterdir(), reverse=True)
-    assert [checkpoint.name for checkpoint in checkpoints] == ["step-00000015", "step-00000010"]
-    for checkpoint in checkpoints[:damaged]:
-        damage(checkpoint / name)
-    resumed = trainer(corpus, VAL_LOSS)
-    after = run_in(tmp_path / "stopped", resumed)
-    assert numbers(after) == numbers(expected[2:] if damaged == 1 else expected)  # from the start if none is good
-    assert same(weights(resumed), weights(whole))
-    assert [checkpoint.name in caplog.text for checkpoint in checkpoints] == [True, damaged == 2]
-
-
-def test_best_weights_are_kept(corpus: Corpus, tmp_path: Path) -> None:
-    run = trainer(corpus, VAL_LOSS)
-    records = run_in(tmp_path, run)
-    assert records[-1].best_step < CONFIG.steps
-    run.model.load_state_dict(RunFolder(tmp_path).load_best(corpus).state_dict())
-    assert run.validate() == records[-1].best_val_loss
 
 
 def graphed(run: Trainer) -> Trainer:
