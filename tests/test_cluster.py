@@ -13,6 +13,7 @@ from ray.cluster_utils import Cluster
 
 from study.records.storage import Storage
 from tests.conftest import Study, run, start
+from tests.own_task import write_task
 from tests.services import KEYS, S3, mlflow_with_login, postgres, s3_server, wait_until
 
 pytestmark = pytest.mark.slow
@@ -170,6 +171,24 @@ def test_a_study_loses_a_node_and_gains_another(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert sorted(study.trials()) == list(range(26))
+
+
+def test_a_task_is_sent_to_the_nodes_and_kept_in_the_store(services: Services, nodes: Nodes, tmp_path: Path) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir()
+    elsewhere.mkdir()
+    uri = services.s3.uri("tasks")
+    new = ["--task", write_task(here), "--steps", "60", "--eval-interval", "20", "--set", "dies_at=33", "--gpus", "0"]
+    study = ["-m", "study.search", "--name", "own", "--address", nodes.address, "--storage", uri]
+    done = run([*study, *new, "--trials", "3", "--scheduler", "none"], here, **services.env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = run([*study, "--resume", "--trials", "4"], elsewhere, **services.env)  # where the task's file is not
+    assert done.returncode == 0, done.stdout + done.stderr
+    trials = Shown(here, "own", services.tracking_uri).trials()
+    assert {number: trial.data.tags["outcome"] for number, trial in trials.items()} == dict.fromkeys(
+        range(4), "completed"
+    )
+    assert all(trial.data.metrics["error"] > 0 for trial in trials.values())
 
 
 REFUSED = {

@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import Study, run
 from tests.faults.checks import check_as_never_stopped, check_whole, optuna_study
 from tests.faults.search import MOMENTS
+from tests.own_task import write_task
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
@@ -36,6 +37,25 @@ def test_killed_at_every_moment_and_resumed_is_whole(tmp_path: Path) -> None:
     names = [trial.user_attrs.get("known_good") for trial in optuna_study(folder).trials]
     assert None not in names[:5]
     assert len(set(names[:5])) == 5
+
+
+def test_a_task_whose_workers_and_driver_are_killed_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    """A process that trains again from where it stood makes a marker of its own: the expected run must not die."""
+    new = ["--task", write_task(tmp_path), "--steps", "60", "--eval-interval", "10", "--set", "dies_at=33"]
+    new += ["--gpus", "0", "--trials", "3", "--scheduler", "none"]
+    for moment in ("while MLflow is told of an evaluation", "before Optuna hears of an evaluation"):
+        more = ["--resume"] if (tmp_path / "studies").exists() else new
+        done = run(["-m", "tests.faults.search", "--name", "study", *more], tmp_path, DIES=moment)
+        assert done.returncode == -signal.SIGKILL, f"{moment}: {done.stdout}{done.stderr}"
+        shutil.rmtree(tmp_path / "mine", ignore_errors=True)  # the study has its own copy
+    done = run(["-m", "study.search", "--name", "study", "--resume"], tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = tmp_path / "studies" / "study"
+    outcomes = check_whole(folder, Study(tmp_path, "study", done.stdout).client, 3)
+    assert set(outcomes.values()) == {"completed"}
+    for number in range(3):
+        assert (folder / "trials" / f"{number:05d}" / "died").exists()
+        check_as_never_stopped(folder, number)
 
 
 def test_a_finished_study_goes_on_from_what_it_knows(finished_study: Study, tmp_path: Path) -> None:
