@@ -82,13 +82,11 @@ def check_whole(folder: Path, client: MlflowClient, trials: int) -> Mapping[int,
 
 def check_as_never_stopped(folder: Path, number: int) -> None:
     """Checks that a trial's losses are, bit for bit, those of the same training in one go."""
-    file = read_schedule_file(folder / "trials" / f"{number:05d}" / "config.yaml")
+    trial = folder / "trials" / f"{number:05d}"
+    file = read_schedule_file(trial / "config.yaml")
     assert file.training is not None
-    data: Data
-    if isinstance(file.training, TaskConfig):
-        data = read_kept(folder / "task")
-    else:
-        data = load_corpus(file.training.corpus)
-    trainer = make_trainer(file.training, file.regularizer, data, "cpu")
+    is_task = isinstance(file.training, TaskConfig)
+    data: Data = read_kept(folder / "task") if is_task else load_corpus(file.training.corpus)
+    trainer = make_trainer(file.training, file.regularizer, data, "cpu", trial)
     expected = [(p.step, p.train_loss, p.val_loss) for p in trainer.run()]
     assert [(row["step"], row["train_loss"], row["val_loss"]) for row in rows(folder, number)] == expected

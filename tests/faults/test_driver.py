@@ -40,7 +40,6 @@ def test_killed_at_every_moment_and_resumed_is_whole(tmp_path: Path) -> None:
 
 
 def test_a_task_whose_workers_and_driver_are_killed_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    """A process that trains again from where it stood makes a marker of its own: the expected run must not die."""
     new = ["--task", write_task(tmp_path), "--steps", "60", "--eval-interval", "10", "--set", "dies_at=33"]
     new += ["--gpus", "0", "--trials", "3", "--scheduler", "none"]
     for moment in ("while MLflow is told of an evaluation", "before Optuna hears of an evaluation"):
