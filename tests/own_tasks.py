@@ -27,7 +27,7 @@ def train(run):
     numbers = np.random.default_rng(run.seed)
     run.drive(model)
     run.keep(model=model, optimizer=optimizer, numbers=numbers)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 5, 0.7)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))  # writes the rate when made
     run.keep(scheduler=scheduler)
     torch.randn(3), np.random.rand(), random.random()
 

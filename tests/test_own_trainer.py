@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from model.regularizer import Regularizer
+from model.schedules import from_dict
 from study.base.errors import DivergenceError, UserError
 from study.tasks import kept_objects
 from study.tasks.own_trainer import TaskTrainer
@@ -83,13 +84,24 @@ def test_evaluations_have_the_steps_rates_and_rows_of_a_language_model(tmp_path:
     assert [p.progress for p in evaluations] == [0, 0.4, 0.8, 1]
     assert [p.dropout_rate for p in evaluations] == pytest.approx([0.4, 0.24, 0.08, 0])
     assert [p.metrics["rate"] for p in evaluations] == pytest.approx([0.4, 0.28, 0.12, 0.04])  # of steps 0, 3, 7, 9
-    assert [p.learning_rate for p in evaluations] == pytest.approx([0.02, 0.02, 0.014, 0.014])
+    assert [p.learning_rate for p in evaluations] == pytest.approx([0.02, 0.02 / 4, 0.02 / 8, 0.02 / 10])
     losses = [p.val_loss for p in evaluations]
     assert [p.best_val_loss for p in evaluations] == [min(losses[: i + 1]) for i in range(4)]
     assert all(p.train_loss is None and p.tokens_per_second is None for p in evaluations)
     assert evaluations[0].train_seconds < evaluations[-1].train_seconds
     assert trainer.step == 10
     assert list(trainer.run()) == []
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_val_loss_schedule_hears_each_evaluation(order: str, tmp_path: Path) -> None:
+    """The rate of a step is that of the evaluations of the steps before it."""
+    schedule = from_dict(STEERED)
+    for progress in task_trainer(write_task(tmp_path), STEERED, order=order, steps=20).run():
+        assert progress.metrics["rate"] == schedule.rate(0)
+        schedule.observe(progress.val_loss)
+        assert progress.dropout_rate == schedule.rate(0)
+    assert schedule.rate(0) < 0.2
 
 
 def test_a_run_of_one_step_has_one_evaluation_at_its_end(tmp_path: Path) -> None:
