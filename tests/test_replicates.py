@@ -28,13 +28,14 @@ from study.engine.run_source import Ending, Signal
 from study.records.replicates import SEED_OFFSET, kept_replicates, losses_in_table, replicate_losses, replicates_of
 from study.records.storage import Storage
 from study.records.study_layout import StudyFolder
+from study.report.analysis import Analysis
 from study.search.replicates import lacking_replicates, wanted_replicates
 from study.tracking.experiment import has_all
 from study.tracking.mlflow_sender import MLflowSender
 from study.tracking.run_record import RunRecord
 from tests.conftest import Study, run, start
 from tests.test_report_data import trial as report_trial
-from tests.test_report_page import config
+from tests.test_report_page import config, source
 
 CONSTANT, LINEAR = {"kind": "constant", "rate": 0.2}, {"kind": "linear", "initial_rate": 0.2, "final_rate": 0.2}
 OTHER, THIRD = {"kind": "constant", "rate": 0.3}, {"kind": "constant", "rate": 0.4}
@@ -175,6 +176,17 @@ def test_the_report_ranks_by_the_mean() -> None:
     steady = replace(steady, record=replace(steady.record, replicates=(1.5, 1.5)))
     alone = report_trial(2, [3.0, 0.5])
     assert [t.number for t in ranked([lucky, steady, alone])] == [1, 0, 2]
+
+
+def test_the_report_says_which_replicates_have_no_end_or_failed() -> None:
+    study = optuna_study((CONSTANT, 2.0))
+    first, second = replicates_of(0, 1)
+    assert Analysis(replace(source(), study=study)).notices() == Analysis(source()).notices()
+    first.keep(study)
+    replace(second, outcome=Outcome.FAILED, reason="diverged").keep(study)
+    notices = " ".join(Analysis(replace(source(), study=study)).notices())
+    assert "1 replicate has no end yet: the winner may change." in notices
+    assert "Replicates of trial 0 failed: trials without a mean rank behind" in notices
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from study.base.regularizers import parts_of
 from study.engine.display import describe
 from study.engine.early_stopping import rungs
 from study.engine.equal_shares import EqualShares, group_of
+from study.records.replicates import Replicate, kept_replicates
 from study.report import sentences
 from study.report.curves import Curve, arm_curve, trial_curve
 from study.report.edges import Edge, winner_edges
@@ -43,6 +44,11 @@ class Analysis:
     def unfinished(self) -> bool:
         """Whether the study has trials left to run."""
         return self.ended < self.source.config.trials
+
+    @cached_property
+    def replicates(self) -> list[Replicate]:
+        """The replicates that were begun; none where Optuna's record is not available."""
+        return [] if self.source.study is None else list(kept_replicates(self.source.study).values())
 
     @cached_property
     def expected(self) -> dict[int, float]:
@@ -160,6 +166,15 @@ class Analysis:
                 f"This study is not over: {self.ended} of {sentences.count(self.source.config.trials, 'trial')} have "
                 f"ended, {begun} are under way or were interrupted. This report covers the evaluations so far."
             )
+        if going_on := [mine for mine in self.replicates if mine.outcome is None]:
+            which = (
+                f"{sentences.count(len(going_on), 'replicate')} {'has' if len(going_on) == 1 else 'have'} no end yet"
+            )
+            found.append(f"{which}: the winner may change.")
+        lost = sorted({mine.trial for mine in self.replicates if mine.outcome is Outcome.FAILED})
+        if lost:
+            which = f"trial{'s' if len(lost) > 1 else ''} {sentences.joined([str(number) for number in lost])}"
+            found.append(f"Replicates of {which} failed: trials without a mean rank behind those that have one.")
         failed = [t for t in self.trials if t.record.outcome is Outcome.FAILED]
         if failed and self.winner is not None:
             which = f"{sentences.count(len(failed), 'trial')} failed and have no loss"
