@@ -1,6 +1,8 @@
 """What several tests share: the commands as a user types them, and one real study that many look at."""
 
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,14 +15,43 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from study.tracking.client import connect
+
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["TRITON_INTERPRET"] = "1"  # before Triton is first imported: its kernels run on the CPU, in Python
 
+LONGEST = (
+    "test_driver",
+    "test_outages",
+    "test_confirm",
+    "test_confirm_looks",
+    "test_working_folders",
+    "test_cluster",
+    "test_storage_studies",
+    "test_stopping",
+    "test_bench_gpu",
+    "test_interrupts",
+    "test_report",
+    "test_families_study",
+    "test_hosts",
+    "test_gpus",
+    "test_disk",
+    "test_secrets",
+    "test_old_study",
+    "test_journal",
+    "test_lost_output",
+    "test_workers",
+    "test_bench",
+    "test_server",
+)
+"""The files that take longest, in this order."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Lets files with slow tests begin first: where files run side by side, a long one at the end would run alone."""
+    """Lets long files begin first: where files run side by side, a long one at the end would run alone."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    rank = {f"{name}.py": i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (rank.get(item.path.name, len(rank)), item.path not in slow))
 
 
 def environment() -> dict[str, str]:
@@ -98,9 +129,32 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def _empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("store") / "mlflow.db"
+    connect(f"sqlite:///{store}").search_experiments()
+    return store
+
+
+@pytest.fixture
+def store_uri(_empty_store: Path, tmp_path: Path) -> str:
+    """The URI of a test's own MLflow store, a copy of an empty one: MLflow takes two seconds to make its tables."""
+    return f"sqlite:///{shutil.copy(_empty_store, tmp_path / 'mlflow.db')}"
+
+
+@pytest.fixture(scope="session")
 def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """A real study of ten trials, some of which ASHA stops."""
-    return search(tmp_path_factory.mktemp("finished"), "finished", "--trials", "10", "--gpus", "0")
+    """A real study of ten trials, some of which ASHA stops. All processes of pytest read this one; none changes it."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder, output = shared / "finished", shared / "finished.txt"
+    with (shared / "finished.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not output.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that failed to make it
+            folder.mkdir()
+            output.write_text(search(folder, "finished", "--trials", "10", "--gpus", "0").output)
+    return Study(folder, "finished", output.read_text())
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,9 @@
 """A user's mistakes: one clear line, exit status 2, and nothing left behind."""
 
 import os
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from study.base.errors import exit_status
 from study.confirm import __main__ as confirm
 from study.report import __main__ as report
 from study.search import __main__ as search
-from tests.conftest import Study, run
+from tests.conftest import Study
 
 SCHEDULE = "format: dynamic-dropout-schedule/1\nschedule: {kind: constant, rate: 0.1}\n"
 SMOKE = ["--preset", "smoke", "--gpus", "0"]
@@ -211,24 +213,32 @@ def test_full_evaluation_needs_an_output(folder: Path, capsys: pytest.CaptureFix
     check(lambda: train.main(arguments), "--full-evaluation needs the --output", folder, capsys)
 
 
-@pytest.mark.slow
-def test_a_name_in_use_says_both_ways_out(finished_study: Study) -> None:
-    before = sorted(finished_study.folder.rglob("*"))
-    done = run(["-m", "study.search", "--name", finished_study.name], finished_study.folder)
-    assert done.returncode == 2
-    assert "--resume" in done.stderr
-    assert "another name" in done.stderr
-    other = ["-m", "study.search", *SMOKE, "--name", finished_study.name, "--storage", "elsewhere"]
-    done = run(other, finished_study.folder)  # another folder, but the same experiment
-    assert done.returncode == 2
-    assert "MLflow experiment" in done.stderr
-    assert sorted(finished_study.folder.rglob("*")) == before
+@pytest.fixture
+def finished(finished_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the real study, in which the commands run."""
+    shutil.copytree(finished_study.folder, folder := tmp_path / "finished")
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return folder
 
 
 @pytest.mark.slow
-def test_a_flag_that_contradicts_the_study(finished_study: Study) -> None:
+def test_a_name_in_use_says_both_ways_out(
+    finished_study: Study, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = finished_study.name
+    check(
+        lambda: search.main(["--name", name]), "add --resume to go on with it, or give another name", finished, capsys
+    )
+    other = [*SMOKE, "--name", name, "--storage", "elsewhere"]  # another folder, but the same experiment
+    check(lambda: search.main(other), "MLflow experiment", finished, capsys)
+
+
+@pytest.mark.slow
+def test_a_flag_that_contradicts_the_study(
+    finished_study: Study, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for more in (["--steps", "61"], ["--space", "constant"], ["--seed", "1"], ["--corpus", "shakespeare_char"]):
-        done = run(["-m", "study.search", "--name", finished_study.name, "--resume", *more], finished_study.folder)
-        assert done.returncode == 2
-        assert len(done.stderr.splitlines()) == 1
-        assert f"{more[0]} {more[1]} contradicts the study" in done.stderr
+        resume = ["--name", finished_study.name, "--resume", *more]
+        check(partial(search.main, resume), f"{more[0]} {more[1]} contradicts the study", finished, capsys)

@@ -28,19 +28,18 @@ pytestmark = pytest.mark.faults
 NOW = 2_000_000_000_000
 
 
-def test_a_step_is_logged_once_and_in_order(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+def test_a_step_is_logged_once_and_in_order(tmp_path: Path, store_uri: str) -> None:
     evaluate(tmp_path, [0, 10, 10, 20], [NOW, NOW - 3_600_000, NOW + 5, NOW - 7])
-    writer = StudyWriter(uri, "name", tmp_path)
+    writer = StudyWriter(store_uri, "name", tmp_path)
     writer.start_study({}, {}, "")
     writer.describe(trial())
     assert writer.close(60)
     evaluate(tmp_path, [20, 30], [NOW + 9, NOW - 9])
-    again = StudyWriter(uri, "name", tmp_path)  # another session
+    again = StudyWriter(store_uri, "name", tmp_path)  # another session
     again.start_study({}, {}, "")
     again.describe(trial(**COMPLETED))
     assert again.close(60)
-    client = connect(uri)
+    client = connect(store_uri)
     (child,) = client.search_runs(["1"], "tags.role = 'trial'")
     points = client.get_metric_history(child.info.run_id, "val_loss")
     assert [point.step for point in points] == [0, 10, 20, 30]
@@ -48,17 +47,16 @@ def test_a_step_is_logged_once_and_in_order(tmp_path: Path) -> None:
     assert child.info.end_time >= NOW
 
 
-def test_a_damaged_line_holds_up_nothing_and_comes_when_it_is_made_again(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+def test_a_damaged_line_holds_up_nothing_and_comes_when_it_is_made_again(tmp_path: Path, store_uri: str) -> None:
     times = [NOW, NOW + 10, NOW + 20]
     file = evaluate(tmp_path, [0, 10, 20], times)
     whole = file.read_bytes()
     file.write_bytes(whole.replace(b'"step": 10', b'"step" 10'))
-    writer = StudyWriter(uri, "name", tmp_path)
+    writer = StudyWriter(store_uri, "name", tmp_path)
     writer.start_study({}, {}, "")
     writer.describe(trial())
     assert writer.flush(60)
-    client = connect(uri)
+    client = connect(store_uri)
     points = client.get_metric_history(writer.runs[0], "val_loss")
     assert [point.step for point in points] == [0, 20]
     file.write_bytes(whole)
@@ -76,10 +74,9 @@ def sender(pid: int) -> psutil.Process:
 
 @pytest.mark.slow
 def test_all_is_sent_once_though_the_process_that_sends_is_killed(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, store_uri: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    writer = StudyWriter(uri, "name", tmp_path)
+    writer = StudyWriter(store_uri, "name", tmp_path)
     writer.start_study({}, {}, "")
     evaluate(tmp_path, [0, 10])
     writer.describe(trial())
@@ -92,7 +89,7 @@ def test_all_is_sent_once_though_the_process_that_sends_is_killed(
     assert writer.close(60)
     assert "the process that sends to MLflow has died" in caplog.text
     assert dict(writer.runs) == run_ids
-    points = connect(uri).get_metric_history(run_ids[0], "val_loss")
+    points = connect(store_uri).get_metric_history(run_ids[0], "val_loss")
     assert [point.step for point in points] == [0, 10, 20]
 
 
@@ -115,10 +112,9 @@ def test_what_sends_dies_with_the_session_in_the_middle_of_a_request(tmp_path: P
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("method", ["create_run", "log_batch", "log_artifact", "set_terminated"])
-def test_whatever_request_fails_all_arrives_once(tmp_path: Path, method: str, after: bool) -> None:
+def test_whatever_request_fails_all_arrives_once(tmp_path: Path, store_uri: str, method: str, after: bool) -> None:
     """A request may fail before the store has heard of it, or after it has done as it was told."""
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    client = connect(uri)
+    client = connect(store_uri)
     times = [NOW, NOW + 10, NOW + 20]
     evaluate(tmp_path, [0, 10, 20], times)
     (tmp_path / PLACE / "config.yaml").write_text("x")
@@ -137,7 +133,7 @@ def test_whatever_request_fails_all_arrives_once(tmp_path: Path, method: str, af
                 original(*args, **kwargs)
             raise ConnectionError
 
-        store = MLflowSender(uri, name, tmp_path, Storage(str(tmp_path)), Role.STUDY)
+        store = MLflowSender(store_uri, name, tmp_path, Storage(str(tmp_path)), Role.STUDY)
         store.want(records, {})
         with patch.object(MlflowClient, method, fails):
             try:
@@ -161,12 +157,13 @@ def test_whatever_request_fails_all_arrives_once(tmp_path: Path, method: str, af
     assert failing > 1, "no request failed"
 
 
-def test_a_run_that_someone_has_deleted_stays_deleted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    client = connect(uri)
+def test_a_run_that_someone_has_deleted_stays_deleted(
+    tmp_path: Path, store_uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = connect(store_uri)
     places = {number: Path("trials", str(number)) for number in (0, 1)}
     for session in range(2):
-        writer = StudyWriter(uri, "name", tmp_path)
+        writer = StudyWriter(store_uri, "name", tmp_path)
         writer.start_study({}, {}, "")
         for number, place in places.items():
             writer.describe(trial(number, place))
@@ -203,16 +200,17 @@ def test_ctrl_c_cuts_short_the_last_wait_for_a_server(tmp_path: Path) -> None:
     assert stop.interrupted
 
 
-def test_files_outside_the_study_are_not_uploaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_outside_the_study_are_not_uploaded(
+    tmp_path: Path, store_uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = tmp_path / "study"
     evaluate(folder, [0])
     (tmp_path / "secret.txt").write_text("secret")
     (folder / PLACE / "config.yaml").symlink_to(tmp_path / "secret.txt")  # as a study from elsewhere may have
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    writer = StudyWriter(uri, "name", folder)
+    writer = StudyWriter(store_uri, "name", folder)
     writer.start_study({}, {}, "")
     writer.describe(trial())
     writer.describe(trial(**COMPLETED, closing_files=((f"{PLACE}/config.yaml", "checkpoint"),)))
     assert writer.close(60)
-    assert connect(uri).list_artifacts(writer.runs[0]) == []
+    assert connect(store_uri).list_artifacts(writer.runs[0]) == []
     assert "config.yaml is not in the study's folder" in caplog.text
