@@ -19,7 +19,7 @@ def train(run):
     run.drive(model)
     run.keep(model=model, optimizer=optimizer)
     x = torch.randn(64, 4, generator=torch.Generator().manual_seed(7)).to(run.device)
-    marker = Path(run.folder, "died")
+    marker = Path(str(run.config.get("markers", run.folder)), f"{run.folder.name}-died")
     for step in run.steps():
         batch = x[torch.randint(64, (16,), generator=run.generator)]
         loss = (model(batch) - targets(batch)).square().mean()

@@ -108,7 +108,7 @@ def test_a_study_loses_a_node_and_gains_another(
     def four_could_go_on() -> bool:
         assert driver.poll() is None, driver.communicate()
         kept = {path.parts[-4] for path in storage.list(storage.folder / "judged") if path.name == "manifest.json"}
-        if len(kept) < 4:
+        if len(kept) < 4 or study.client.get_experiment_by_name("judged") is None:
             return False
         running = {f"{number:05d}" for number, trial in study.trials().items() if trial.info.status == "RUNNING"}
         return len(running) == 4 and running <= kept
@@ -178,7 +178,8 @@ def test_a_task_is_sent_to_the_nodes_and_kept_in_the_store(services: Services, n
     here.mkdir()
     elsewhere.mkdir()
     uri = services.s3.uri("tasks")
-    new = ["--task", write_task(here), "--steps", "60", "--eval-interval", "20", "--set", "dies_at=33", "--gpus", "0"]
+    new = ["--task", write_task(here), "--steps", "60", "--eval-interval", "20", "--gpus", "0"]
+    new += ["--set", "dies_at=33", "--set", f"markers={tmp_path}"]  # a run's folder is fetched anew from the store
     study = ["-m", "study.search", "--name", "own", "--address", nodes.address, "--storage", uri]
     done = run([*study, *new, "--trials", "3", "--scheduler", "none"], here, **services.env)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -189,6 +190,7 @@ def test_a_task_is_sent_to_the_nodes_and_kept_in_the_store(services: Services, n
         range(4), "completed"
     )
     assert all(trial.data.metrics["error"] > 0 for trial in trials.values())
+    assert len(list(tmp_path.glob("*-died"))) == 4
 
 
 REFUSED = {

@@ -79,17 +79,18 @@ MOMENTS = {
     "before Optuna hears of an evaluation": lambda: dies_in(optuna.Trial, "report", call=9),
     "after Optuna has heard of an evaluation": lambda: dies_in(optuna.Trial, "report", call=9, after=True),
     "before MLflow hears of an end": lambda: dies_in(optuna.Study, "tell", call=2, after=True),
-    "before a replicate's end is kept": lambda: dies_in(Replicate, "keep", call=3),
     "before the results are written": lambda: dies_in(session, "finish"),
     "before the study's run is closed": lambda: dies_in(StudyWriter, "end_study"),
 }
+
+MOMENTS_OF_REPLICATES = {"before a replicate's end is kept": lambda: dies_in(Replicate, "keep", call=3)}
 
 if __name__ == "__main__":
     with ExitStack() as stack:
         if os.environ.get("FAULTS"):
             stack.enter_context(patch.object(trial, "run_trial", workers.run_trial))
         if os.environ.get("DIES"):
-            stack.enter_context(MOMENTS[os.environ["DIES"]]())
+            stack.enter_context((MOMENTS | MOMENTS_OF_REPLICATES)[os.environ["DIES"]]())
         if os.environ.get("FAULTS") == "clock":
             stack.enter_context(workers.steps_through_time(Path()))
         sys.exit(exit_status(main))

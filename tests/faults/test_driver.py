@@ -53,7 +53,7 @@ def test_a_task_whose_workers_and_driver_are_killed_goes_on_bit_for_bit(tmp_path
     outcomes = check_whole(folder, Study(tmp_path, "study", done.stdout).client, 3)
     assert set(outcomes.values()) == {"completed"}
     for number in range(3):
-        assert (folder / "trials" / f"{number:05d}" / "died").exists()
+        assert (folder / "trials" / f"{number:05d}" / f"{number:05d}-died").exists()
         check_as_never_stopped(folder, number)
 
 
