@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import study.tasks.examples
 import yaml
 
+import study.tasks.examples
 from model.drive import read_schedule
 from study.training.evaluation_rows import read_parquet
 from study.training.schedule_file import read_schedule_file
@@ -103,6 +103,10 @@ def test_an_error_in_the_task_fails_its_trial_with_the_traceback(tmp_path: Path)
     study_ = Study(tmp_path, "s", done.stdout)
     failed = [t for t in study_.trials().values() if t.data.tags["outcome"] == "failed"]
     assert [t.data.params["schedule.rate"] for t in failed] == ["0.0"]
+    completed = next(t for t in study_.trials().values() if t.data.tags["outcome"] == "completed")
+    assert study_.history(completed, "best_of") == [(0, 0.0)] + [(step, step - 1.0) for step in range(2, 21)]
+    table = read_parquet(tmp_path / "studies" / "s" / "trials.parquet")
+    assert {row["metrics"]["best_of"] for row in table if row["step"] == 20} == {19.0}
     assert "no dropout, no training" in done.stdout
     (tmp_path / "faulty.py").write_text(FAULTY + "# another version\n")
     changed = run([*RESUME, "--task", "faulty.py:train"], tmp_path)

@@ -73,10 +73,7 @@ def rows(trainer: "Trainable", labels: Labels) -> list[dict[str, Any]]:
         "outcome": "completed" if trainer.step == trainer.config.steps else None,
         "seed": trainer.config.seed,
     }
-    records = (
-        common | progress.to_dict() | {"metrics": json.dumps(dict(progress.metrics))} for progress in trainer.history
-    )
-    return [{name: record[name] for name in SCHEMA.names} for record in records]
+    return [_known(common | progress.to_dict()) for progress in trainer.history]
 
 
 def metrics_of(row: Mapping[str, Any]) -> dict[str, float]:
