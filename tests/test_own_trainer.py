@@ -1,6 +1,5 @@
 """A run of the user's own task: it can be stopped and continued bit for bit, and mistakes are said in one line."""
 
-import json
 import random
 import threading
 from contextlib import closing
@@ -160,7 +159,7 @@ def test_a_run_folder_keeps_the_weights_that_were_evaluated_and_the_metrics(tmp_
     assert [(row["step"], row["val_loss"], row["train_loss"], row["learning_rate"]) for row in rows] == [
         (0, 3.0, 0.5, 0.25), (4, 1.0, 0.5, 0.25), (8, 2.0, 0.5, 0.25),
     ]  # fmt: skip
-    assert [json.loads(row["metrics"]) for row in rows] == [{"half": 0.5}] * 3
+    assert [row["metrics"] for row in rows] == [{"half": 0.5}] * 3
     assert {row["outcome"] for row in rows} == {"completed"}
     again = task_trainer(files, steps=8, width=3, name="x")
     assert [p.step for p in folder.run(again, Labels(study="s", trial=3))] == [8]
