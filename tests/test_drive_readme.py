@@ -14,7 +14,7 @@ SCHEDULE = {"kind": "val_loss", "initial_rate": 0.3, "final_rate": 0.1, "factor"
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
-@pytest.mark.parametrize("example", EXAMPLES, ids=["torch", "hugging face", "lightning"])
+@pytest.mark.parametrize("example", EXAMPLES, ids=["schedule", "torch", "hugging face", "lightning"])
 def test_an_example_runs_with_an_exported_schedule(
     example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], one_thread: None
 ) -> None:
