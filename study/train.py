@@ -1,4 +1,4 @@
-"""`python -m study.train`: trains one model with one schedule."""
+"""`python -m study.train`: trains one model with one schedule: a GPT, or the user's own task."""
 
 import sys
 from collections.abc import Sequence
@@ -28,7 +28,10 @@ from study.training.trainer import Trainer
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    p = cli.parser("study.train", "Trains a GPT with the schedule of a file, as the trial that it comes from did.")
+    p = cli.parser(
+        "study.train",
+        "Trains a GPT or your own task with the schedule of a file, as its trial was trained.",
+    )
     p.add_argument("--schedule", type=Path, required=True, metavar="FILE", help="a schedule file")
     p.add_argument("--preset", choices=PRESETS, help="replaces the file's training config")
     p.add_argument(

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from model.regularizer import Regularizer
 from study.base.files import atomic_path
 from study.base.regularizers import as_columns
-from study.training.evaluation_rows import SCHEMA, TASK_METRICS, best_row
+from study.training.evaluation_rows import SCHEMA, best_row
 from study.training.measures_file import Measures
 from study.training.run_folder import RunFolder
 from study.training.schedule_file import read_schedule_file
@@ -122,8 +122,7 @@ def run_rows(
     if not completed:
         return run | {"reason": reason or "it has not reached its end"}, rows
     best, last = best_row(rows), rows[-1]
-    test_loss = best.get(TASK_METRICS, {}).get("test_loss")  # of a task that reports one
-    return run | {"test_loss": test_loss} | measures.final() | {
+    return run | measures.final() | {
         "best_val_loss": best["val_loss"],
         "best_step": best["step"],
         "final_val_loss": last["val_loss"],

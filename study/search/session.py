@@ -29,7 +29,7 @@ from study.search.replicates import lacking_replicates, replicate_outcomes, trai
 from study.search.results import bring_evaluations, finish
 from study.tasks.task_files import TaskFiles
 
-NOTE = """Each child run is a trial: one GPT trained with one dropout schedule (`schedule.*`), all else being equal.
+NOTE = """Each child run is a trial: one model trained with one dropout schedule (`schedule.*`), all else being equal.
 Select some and compare their `val_loss` and `dropout_rate`. `outcome` says how a trial ended. The winner is the lowest
 `best_val_loss` among the completed ones; its schedule is the artifact `best_schedule.yaml`. A run with the role
 `replicate` trains a `trial` again with another `seed`. The winner is then the lowest mean over these seeds."""
