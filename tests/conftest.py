@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,11 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from study.records.storage import Storage
 from study.tracking.client import connect
+from tests.clean_environment import environment
+from tests.services import KEYS, S3, s3_server
 
-ROOT = Path(__file__).resolve().parent.parent
 os.environ["TRITON_INTERPRET"] = "1"  # before Triton is first imported: its kernels run on the CPU, in Python
 
 LONGEST = (
@@ -52,14 +55,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     rank = {f"{name}.py": i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: (rank.get(item.path.name, len(rank)), item.path not in slow))
-
-
-def environment() -> dict[str, str]:
-    """A user's environment, in which no setting of ours or of the caller's hides a default."""
-    kept = {
-        key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "RAY_", "TRITON_", "TUNE_"))
-    }
-    return kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
 
 
 def start(arguments: Sequence[str], folder: Path, **settings: str) -> subprocess.Popen[str]:
@@ -172,3 +167,34 @@ def wait_for_a_trial(process: "subprocess.Popen[str]") -> str:
         assert line, f"the study ended: {output}"
         output += line
     return output
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """A real S3 server."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def storage(server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    """A place on that server, and its copy here."""
+    for key, value in KEYS.items():
+        monkeypatch.setenv(key, value)
+    return Storage(server.uri(tmp_path.name), tmp_path / "here")
+
+
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An empty cache of the files of tasks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def no_threads_left() -> Iterator[None]:
+    """Checks that a test leaves no thread of a task behind."""
+    before = threading.active_count()
+    yield
+    assert threading.active_count() == before

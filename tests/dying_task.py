@@ -43,7 +43,7 @@ def targets(x):
 """
 
 
-def write_task(folder: Path) -> str:
+def write_dying_task(folder: Path) -> str:
     """Writes the task and a module beside it into a folder of its own; returns what `--task` takes."""
     (folder / "mine").mkdir()
     (folder / "mine" / "own.py").write_text(TASK)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, environment
+from tests.clean_environment import ROOT, environment
 
 NETWORK = "10.77.0"
 HERE = f"{NETWORK}.1"

@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from model.regularizer import Regularizer
+from study.base.errors import UserError
 from study.tasks.own_trainer import TaskTrainer
 from study.tasks.task_files import TaskFiles, read_task_files
 from study.training.progress import Progress
@@ -99,3 +102,12 @@ def task_trainer(
 def numbers(evaluations: list[Progress]) -> list[dict[str, Any]]:
     """Evaluations without their times."""
     return [progress.to_dict() | {"train_seconds": 0, "time_ms": 0} for progress in evaluations]
+
+
+def error_of(trainer: TaskTrainer, kind: type[Exception] = UserError) -> str:
+    """Returns the one line that a run ends with."""
+    with pytest.raises(kind) as raised:
+        list(trainer.run())
+    message = str(raised.value)
+    assert "\n" not in message
+    return message

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 from mlflow import MlflowClient
 
-from tests.conftest import environment
+from tests.clean_environment import environment
 from tests.faults.checks import check_as_never_stopped, check_whole, optuna_study
 
 TRIALS = 60

@@ -13,7 +13,7 @@ from ray.cluster_utils import Cluster
 
 from study.records.storage import Storage
 from tests.conftest import Study, run, start
-from tests.own_task import write_task
+from tests.dying_task import write_dying_task
 from tests.services import KEYS, S3, mlflow_with_login, postgres, s3_server, wait_until
 
 pytestmark = pytest.mark.slow
@@ -178,7 +178,7 @@ def test_a_task_is_sent_to_the_nodes_and_kept_in_the_store(services: Services, n
     here.mkdir()
     elsewhere.mkdir()
     uri = services.s3.uri("tasks")
-    new = ["--task", write_task(here), "--steps", "60", "--eval-interval", "20", "--gpus", "0"]
+    new = ["--task", write_dying_task(here), "--steps", "60", "--eval-interval", "20", "--gpus", "0"]
     new += ["--set", "dies_at=33", "--set", f"markers={tmp_path}"]  # a run's folder is fetched anew from the store
     study = ["-m", "study.search", "--name", "own", "--address", nodes.address, "--storage", uri]
     done = run([*study, *new, "--trials", "3", "--scheduler", "none"], here, **services.env)

@@ -14,7 +14,8 @@ import pytest
 from mlflow import MlflowClient
 
 from study.base.output import printable
-from tests.conftest import Study, environment, run, start
+from tests.clean_environment import environment
+from tests.conftest import Study, run, start
 from tests.services import wait_until
 
 SMOKE = ["-m", "study.search", "--preset", "smoke", "--gpus", "0"]

@@ -13,7 +13,7 @@ import pytest
 from study.tasks.help import EXAMPLE, HELP
 from study.tasks.task_files import read_task_files
 from study.tasks.try_out import try_out
-from tests.conftest import ROOT
+from tests.clean_environment import ROOT
 from tests.own_tasks import FALLING, STEERED, numbers, task_trainer, write_task
 
 pytestmark = pytest.mark.usefixtures("one_thread")

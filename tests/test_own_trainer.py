@@ -1,8 +1,6 @@
-"""A run of the user's own task: it can be stopped and continued bit for bit, and mistakes are said in one line."""
+"""A run of the user's own task: it can be stopped and continued bit for bit."""
 
 import random
-import threading
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,6 @@ from safetensors.torch import load_file
 
 from model.regularizer import Regularizer
 from model.schedules import from_dict
-from study.base.errors import DivergenceError, UserError
-from study.tasks import kept_objects
 from study.tasks.own_trainer import TaskTrainer
 from study.tasks.try_out import try_out
 from study.training import run_folder
@@ -22,9 +18,9 @@ from study.training.evaluation_rows import Labels
 from study.training.progress import Progress
 from study.training.run_folder import RunFolder
 from study.training.schedule_file import read_schedule_file
-from tests.own_tasks import FALLING, STEERED, numbers, short_task, task_trainer, write_task
+from tests.own_tasks import FALLING, STEERED, error_of, numbers, short_task, task_trainer, write_task
 
-pytestmark = pytest.mark.usefixtures("one_thread", "cache", "no_threads_left")
+pytestmark = pytest.mark.usefixtures("one_thread", "own_cache", "no_threads_left")
 CATCHES_ALL = """\
 import torch
 
@@ -44,28 +40,6 @@ def train(run):
     (run.folder / "returned").touch()
 """
 ORDERS = ("update first", "evaluate first")
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture
-def no_threads_left() -> Any:
-    before = threading.active_count()
-    yield
-    assert threading.active_count() == before
-
-
-def error_of(trainer: TaskTrainer, kind: type[Exception] = UserError) -> str:
-    with pytest.raises(kind) as raised:
-        list(trainer.run())
-    message = str(raised.value)
-    assert "\n" not in message
-    return message
 
 
 def weights(trainer: TaskTrainer) -> dict[str, torch.Tensor]:
@@ -184,132 +158,6 @@ def test_a_run_that_is_not_wanted_any_more_is_unwound(through_folder: bool, tmp_
     assert next(running).step == 0
     del running
     assert [path.name for path in (tmp_path / "notes").iterdir()] == ["finally"]
-
-
-def test_an_error_of_the_task_comes_with_its_traceback(tmp_path: Path) -> None:
-    files = short_task(tmp_path, step="run.is_due(step) and run.report(val_loss=1.0); step == 6 and 1 / 0")
-    trainer = task_trainer(files)
-    with pytest.raises(ZeroDivisionError) as raised:
-        list(trainer.run())
-    assert raised.traceback[-1].path.name == "my_task.py"
-    assert raised.traceback[-1].lineno == 7
-    assert [p.step for p in trainer.history] == [0, 4]
-
-
-@pytest.mark.parametrize(
-    ("lines", "says"),
-    [
-        ({"before": "run.drive(model)"}, "the task keeps nothing"),
-        ({"before": "run.keep(model=model)"}, "nothing in the task follows the schedule"),
-        ({"before": "run.keep(model=model); run.drive(model[0])"}, "run.drive: Linear has no dropout to drive"),
-        ({"before": "run.drive('gpt')"}, "run.drive needs a torch.nn.Module, got 'gpt'"),
-        ({"before": "run.drive(model, only='(')"}, "only must be a regular expression"),
-        ({"before": "run.keep(x=3)"}, "run.keep(x=...) cannot keep a int"),
-        ({"before": "run.keep(model=torch.Generator())"}, "run.keep(model=...) must be a torch.nn.Module"),
-        ({"before": "run.keep(a=model); run.keep(a=model)"}, "run.keep(a=...) was called before"),
-        ({"before": "run.report(val_loss=1)"}, "outside the loop over run.steps()"),
-        ({"before": "run.config.width"}, "needs the setting width (given: none): give --set width=VALUE"),
-        ({"before": "run.config['width']"}, "give --set width=VALUE"),
-        ({"before": "import sys; sys.exit(3)"}, "my_task.py:train called sys.exit(3)"),
-        ({"before": "return"}, "my_task.py:train returned after 0 of 12 steps"),
-        ({"step": "run.report(val_loss=1); break"}, "returned after 0 of 12 steps"),
-        ({"step": "run.report(val_loss=1); run.report(val_loss=1)"}, "called twice in step 0"),
-        ({"step": "run.report(val_loss=1)"}, "called in step 1, where none is due"),
-        ({"step": "step != 3 and run.is_due(step) and run.report(val_loss=1)"}, "due in step 3, and the task did not"),
-        ({"step": "pass"}, "due in step 0, and the task did not report it"),
-        ({"step": "run.keep(late=model)"}, "run.keep(...) was called after run.steps() had begun"),
-        ({"step": "run.drive(model)"}, "run.drive(model) was called after run.steps() had begun"),
-        ({"step": "list(run.steps())"}, "run.steps() was called a second time"),
-        ({"step": "run.is_due('0')"}, "run.is_due: step must be a whole number"),
-        ({"step": "run.report(val_loss='1')"}, "val_loss must be a number, got '1'"),
-        ({"step": "run.report(val_loss=torch.ones(2))"}, "val_loss must be a number, got tensor([1., 1.])"),
-        ({"step": "run.report(val_loss=1, ok=True)"}, "ok must be a number, got True"),
-        ({"step": "run.report(val_loss=1, f1=float('nan'))"}, "f1 is nan at step 0: give a number, or leave it out"),
-        ({"step": "run.report(val_loss=1, **{'a#b': 1})"}, "MLflow takes no metric of the name 'a#b'"),
-        ({"step": "run.report(val_loss=1, **{'a//b': 1})"}, "MLflow takes no metric of the name 'a//b'"),
-        ({"step": "run.report(val_loss=1, best_val_loss=1)"}, "best_val_loss has a meaning of its own"),
-        ({"step": "run.report(val_loss=1, test_loss=1)"}, "test_loss has a meaning of its own"),
-    ],
-)
-def test_a_mistake_of_the_task_is_said_in_one_line(lines: dict[str, str], says: str, tmp_path: Path) -> None:
-    assert says in error_of(task_trainer(short_task(tmp_path, **lines)))
-
-
-@pytest.mark.parametrize(
-    ("report", "says"),
-    [
-        ("val_loss=None", "val_loss is None at step 0"),
-        ("val_loss=float('inf')", "val_loss is inf at step 0"),
-        ("val_loss=torch.tensor(float('nan'))", "val_loss is nan at step 0"),
-        ("val_loss=1, train_loss=float('nan')", "train_loss is nan at step 0"),
-    ],
-)
-def test_a_loss_that_is_no_number_has_diverged(report: str, says: str, tmp_path: Path) -> None:
-    assert error_of(task_trainer(short_task(tmp_path, step=f"run.report({report})")), DivergenceError) == says
-
-
-def test_a_state_that_a_checkpoint_cannot_hold_is_refused_with_its_name(tmp_path: Path) -> None:
-    before = """run.drive(model)
-    class Counter:
-        def state_dict(self):
-            return {"seen": [object()]}
-        def load_state_dict(self, state):
-            pass
-    run.keep(model=model, counter=Counter())"""
-    assert "run.keep(counter=...): its state_dict() has a object" in error_of(
-        task_trainer(short_task(tmp_path, before=before))
-    )
-
-
-def test_other_kept_objects_than_before_are_refused(tmp_path: Path) -> None:
-    def state() -> Any:
-        trainer = task_trainer(short_task(tmp_path / "a", before="run.drive(model); run.keep(model=model, net=model)"))
-        with closing(trainer.run()) as evaluations:
-            next(evaluations)
-            return trainer.state_dict()
-
-    kept = state()
-    for name, before, says in (
-        ("b", "run.keep(model=model)", "the checkpoint has net, and the task did not call run.keep with it"),
-        ("c", "run.keep(other=model)", "run.keep(other=...): the checkpoint has no such object, but model, net"),
-    ):
-        continued = task_trainer(short_task(tmp_path / name, before=f"run.drive(model); {before}"))
-        continued.load_state_dict(kept)
-        assert says in error_of(continued)
-
-
-@pytest.mark.parametrize("kind", ["PCG64", "MT19937", "Philox", "SFC64"])
-def test_every_generator_is_kept(kind: str, tmp_path: Path) -> None:
-    def make() -> dict[str, Any]:
-        return {
-            "numpy": np.random.Generator(getattr(np.random, kind)(1)),
-            "torch": torch.Generator().manual_seed(1),
-            "python": random.Random(1),
-        }
-
-    def draw(made: dict[str, Any]) -> tuple[float, ...]:
-        return made["numpy"].normal(), torch.rand(1, generator=made["torch"]).item(), made["python"].gauss()
-
-    made = make()
-    draw(made)
-    kept = kept_objects.KeptObjects()
-    for name, generator in made.items():
-        kept.add(name, generator)
-    torch.save(kept.states(), tmp_path / "states")
-    expected = draw(made)
-    continued = kept_objects.KeptObjects(torch.load(tmp_path / "states", weights_only=True))
-    made = make()
-    for name, generator in made.items():
-        continued.add(name, generator)
-    assert draw(made) == expected
-
-
-def test_numpy_numbers_in_a_state_are_kept_as_numbers(tmp_path: Path) -> None:
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=np.float64(0.5))
-    kept = kept_objects.KeptObjects()
-    kept.add("optimizer", optimizer)
-    torch.save(kept.states(), tmp_path / "states")
-    assert torch.load(tmp_path / "states", weights_only=True)["optimizer"]["param_groups"][0]["lr"] == 0.5
 
 
 def test_several_models_follow_the_schedule_and_its_depth(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from study.engine.node_checks import LOCAL_FILESYSTEMS, filesystem
 from study.records.storage import check_scheme
 from study.search.__main__ import CLUSTER
 from study.search.options import SearchOptions
-from tests.conftest import ROOT
+from tests.clean_environment import ROOT
 
 RECIPES = ROOT / "study" / "engine" / "recipes"
 MOUNTS = """22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import environment, run
+from tests.clean_environment import environment
+from tests.conftest import run
 
 pytestmark = pytest.mark.slow
 

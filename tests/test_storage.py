@@ -3,7 +3,6 @@
 import math
 import shutil
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -26,18 +25,10 @@ from tests.services import KEYS, S3, s3_server
 TRAINING = PRESETS["smoke"].training
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
-
-
 @pytest.fixture
-def storage(server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
-    for key, value in KEYS.items():
-        monkeypatch.setenv(key, value)
+def storage(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Storage:
     monkeypatch.setattr("study.training.run_folder.CHECKPOINT_SHARE", math.inf)  # one after every evaluation
-    return Storage(server.uri(tmp_path.name), tmp_path / "here")
+    return storage
 
 
 def elsewhere(storage: Storage, folder: Path) -> Storage:

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,22 +12,9 @@ from study.records.expected_files import has_come
 from study.records.storage import Storage
 from study.records.study_layout import StudyFolder
 from tests.conftest import run, start, wait_for_a_trial
-from tests.services import KEYS, S3, s3_server, wait_until
+from tests.services import KEYS, S3, wait_until
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
-
-
-@pytest.fixture
-def storage(server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
-    for key, value in KEYS.items():
-        monkeypatch.setenv(key, value)
-    return Storage(server.uri(tmp_path.name), tmp_path / "here")
 
 
 def test_a_study_is_confirmed_reported_and_resumed_where_it_is_kept(

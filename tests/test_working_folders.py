@@ -23,7 +23,8 @@ from study.training.config import PRESETS
 from study.training.evaluation_rows import Labels
 from study.training.run_folder import RunFolder
 from study.training.trainer import Trainer
-from tests.conftest import ROOT, Study, environment, run, start
+from tests.clean_environment import ROOT, environment
+from tests.conftest import Study, run, start
 
 AWKWARD = 'My Stüdies #1 50%41: it\'s "x"?'
 ESCAPES = "to be \x1b]0;title\x07 or \x1b[2J not \x9b to be\n"

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Study, run, start
+from tests.dying_task import write_dying_task
 from tests.faults.checks import check_as_never_stopped, check_whole
 from tests.faults.test_outages import NEW, STUDY, TRIALS, wait_for_a_trial
-from tests.own_task import write_task
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
@@ -44,7 +44,7 @@ def fill(path: Path) -> None:
 def test_full_disk_stops_the_study_and_damages_nothing(disk: Path, tmp_path: Path, trained: str) -> None:
     new = NEW
     if trained == "task":
-        task = ["--task", str(tmp_path / write_task(tmp_path)), "--steps", "4000", "--eval-interval", "40"]
+        task = ["--task", str(tmp_path / write_dying_task(tmp_path)), "--steps", "4000", "--eval-interval", "40"]
         new = [*task, "--gpus", "0", "--trials", str(TRIALS), "--scheduler", "none"]
     process = start(["-u", *STUDY, *new], disk)
     try:

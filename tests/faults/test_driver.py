@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Study, run
+from tests.dying_task import write_dying_task
 from tests.faults.checks import check_as_never_stopped, check_whole, optuna_study
 from tests.faults.search import MOMENTS
-from tests.own_task import write_task
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
@@ -40,7 +40,7 @@ def test_killed_at_every_moment_and_resumed_is_whole(tmp_path: Path) -> None:
 
 
 def test_a_task_whose_workers_and_driver_are_killed_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    new = ["--task", write_task(tmp_path), "--steps", "60", "--eval-interval", "10", "--set", "dies_at=33"]
+    new = ["--task", write_dying_task(tmp_path), "--steps", "60", "--eval-interval", "10", "--set", "dies_at=33"]
     new += ["--gpus", "0", "--trials", "3", "--scheduler", "none"]
     for moment in ("while MLflow is told of an evaluation", "before Optuna hears of an evaluation"):
         more = ["--resume"] if (tmp_path / "studies").exists() else new

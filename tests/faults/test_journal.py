@@ -12,7 +12,8 @@ from study.base.errors import UserError
 from study.engine.optuna_runs import open_optuna_study
 from study.records.journal import repair
 from study.records.optuna_study import open_storage
-from tests.conftest import environment, run, start, wait_for_a_trial
+from tests.clean_environment import environment
+from tests.conftest import run, start, wait_for_a_trial
 
 pytestmark = pytest.mark.faults
 

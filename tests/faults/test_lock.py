@@ -22,8 +22,7 @@ from study.records.storage import Storage
 from study.records.store_lock import StoreLock
 from study.records.study_layout import StudyFolder
 from study.search.session import run_session
-from tests.conftest import ROOT
-from tests.services import KEYS, S3, s3_server
+from tests.clean_environment import ROOT
 
 pytestmark = pytest.mark.faults
 
@@ -118,19 +117,11 @@ def test_a_new_session_touches_no_file_before_it_holds_the_lock(tmp_path: Path, 
         assert half.exists()
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
-
-
 @pytest.fixture
-def storage(server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
-    for key, value in KEYS.items():
-        monkeypatch.setenv(key, value)
+def storage(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Storage:
     for name, seconds in QUICK.items():
         monkeypatch.setattr(store_lock, name, seconds)
-    return Storage(server.uri(tmp_path.name), tmp_path / "here")
+    return storage
 
 
 QUICK = {"LOOK_SECONDS": 0.1, "BEAT_SECONDS": 0.3, "SILENT_SECONDS": 5.0}

@@ -16,7 +16,8 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
 from study.tracking.writer import StudyWriter
-from tests.conftest import environment, run, start, wait_for_a_trial
+from tests.clean_environment import environment
+from tests.conftest import run, start, wait_for_a_trial
 from tests.faults.checks import check_whole
 from tests.faults.servers import Server, loses_answers
 from tests.run_folders import COMPLETED, trial

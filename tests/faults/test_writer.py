@@ -21,7 +21,7 @@ from study.tracking.client import connect
 from study.tracking.mlflow_sender import MLflowSender
 from study.tracking.run_record import RunRecord
 from study.tracking.writer import StudyWriter
-from tests.conftest import environment
+from tests.clean_environment import environment
 from tests.run_folders import COMPLETED, PLACE, evaluate, trial
 
 pytestmark = pytest.mark.faults
