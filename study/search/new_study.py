@@ -19,7 +19,7 @@ from study.training.task_config import TASK, RunConfig, TaskConfig, default_inte
 
 TASK_TRIALS = 16
 TASK_GRACE_SHARE = 0.5
-"""Nothing is known of the task's curves: more than the GPUs' preset needs, less than the laptop's."""
+"""Not measured, since it depends on the task: between those of the presets `shakespeare_char` and `laptop`."""
 
 
 def new_data(options: SearchOptions, on_progress: Callable[[str], None] | None) -> Data:

@@ -168,7 +168,7 @@ def _old_config(folder: StudyFolder, options: SearchOptions, given: Mapping[str,
         raise UserError(f"study {old.name} has the space {old.space!r:.60}, and there are {', '.join(SPACES)} only")
 
     if options.task is not None:
-        check_same_task(old, read_task_files(options.task))
+        _check_same_task(old, read_task_files(options.task))
     is_now = asdict(options) | {"corpus": corpus_id(options.corpus), "set": options.settings}
     is_now["optuna_storage"] = absolute(options.optuna_storage or "")
     training = asdict(old.training)
@@ -187,7 +187,7 @@ def _old_config(folder: StudyFolder, options: SearchOptions, given: Mapping[str,
     return old
 
 
-def check_same_task(old: StudyConfig, files: TaskFiles) -> None:
+def _check_same_task(old: StudyConfig, files: TaskFiles) -> None:
     """Raises UserError if these are not the files that the study's task began with."""
     if not isinstance(old.training, TaskConfig):
         raise UserError(f"--task {files.name} contradicts the study, which trains the GPT: leave it out")
