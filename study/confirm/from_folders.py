@@ -171,7 +171,7 @@ def _read(path: Path) -> Run:
     folder = RunFolder(path)
     file = read_schedule_file(folder.config)
     if not isinstance(file.training, TrainingConfig):
-        raise UserError(f"--runs {path}: its config.yaml has no GPT's training config, so it is not study.train's")
+        raise UserError(f"--runs {path}: its config.yaml has no training config of a GPT")
     try:  # a trial's damaged line is skipped, because the trial trains again; these runs do not
         lines = folder.metrics.read_bytes().splitlines() if folder.metrics.exists() else []
         if None in parse_rows(lines):

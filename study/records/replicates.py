@@ -3,14 +3,15 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import optuna
+from typing import TYPE_CHECKING, Any
 
 from study.base.names import METRIC, Outcome
 from study.base.ranking import MORE_SEEDS, Replicates
 from study.records.study_layout import StudyFolder
 from study.training.run_folder import RunFolder
+
+if TYPE_CHECKING:  # study.confirm --runs reads losses on machines without Optuna
+    import optuna
 
 ATTRIBUTE = "replicate "
 """Begins the names of the user attributes of the Optuna study that hold replicates."""
@@ -45,7 +46,7 @@ class Replicate:
         """Where in the study's folder the replicate's folder is."""
         return Path("replicates", f"{self.trial:05d}", f"seed-{self.seed}")
 
-    def keep(self, study: optuna.Study) -> None:
+    def keep(self, study: "optuna.Study") -> None:
         """Writes the replicate into the Optuna study."""
         study.set_user_attr(ATTRIBUTE + self.name, asdict(self))
 
@@ -55,20 +56,20 @@ def replicates_of(trial: int, seed: int) -> list[Replicate]:
     return [Replicate(trial=trial, seed=(seed + SEED_OFFSET + i) % 2**31) for i in range(MORE_SEEDS)]
 
 
-def kept_replicates(study: optuna.Study) -> dict[str, Replicate]:
+def kept_replicates(study: "optuna.Study") -> dict[str, Replicate]:
     """Returns the replicates that were begun, by name, in the order of trials and seeds."""
     found = [value for name, value in study.user_attrs.items() if name.startswith(ATTRIBUTE)]
     read = [Replicate(**d | {"outcome": d["outcome"] and Outcome(d["outcome"])}) for d in found]
     return {mine.name: mine for mine in sorted(read, key=lambda mine: (mine.trial, mine.seed))}
 
 
-def replicate_losses(study: optuna.Study) -> Replicates:
+def replicate_losses(study: "optuna.Study") -> Replicates:
     """Returns the losses of the completed replicates in an Optuna study."""
     done = (mine for mine in kept_replicates(study).values() if mine.outcome is Outcome.COMPLETED)
     return _by_trial((mine.trial, mine.best_val_loss) for mine in done)
 
 
-def replicate_table(folder: StudyFolder, study: optuna.Study) -> list[dict[str, Any]]:
+def replicate_table(folder: StudyFolder, study: "optuna.Study") -> list[dict[str, Any]]:
     """Returns one row for each evaluation of the replicates, as trials.parquet has them of the trials."""
     return [
         row | {"outcome": (mine.outcome or Outcome.STOPPED_EARLY).value}
