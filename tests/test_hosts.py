@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 RAY = [str(Path(sys.executable).with_name("ray"))]
 SMALL = ["--num-cpus", "1", "--object-store-memory", "80000000", "--disable-usage-stats"]
 SEARCH = [sys.executable, "-m", "study.search", "--preset", "smoke", "--gpus", "0", "--address", "auto"]
-LONG = ["--steps", "4000", "--trials", "4", "--scheduler", "none"]
+LONG = ["--steps", "2500", "--trials", "4", "--scheduler", "none"]
 
 
 def test_a_study_goes_on_when_a_host_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,8 +88,8 @@ def test_it_is_continued(old: Path) -> None:
 
 @pytest.mark.slow
 def test_it_is_confirmed(old: Path) -> None:
-    command(old, "confirm", "--study", "old", "--top", "1", "--seeds", "2", "--sweep-seeds", "1")
+    command(old, "confirm", "--study", "old", "--top", "1", "--seeds", "1", "--sweep-seeds", "1")
     verdict = json.loads((old / "studies" / "old" / "confirmation" / "verdict.json").read_text())
-    assert {arm["n"] for arm in verdict["arms"]} == {2}
+    assert {arm["n"] for arm in verdict["arms"]} == {1}
     runs = MlflowClient(f"sqlite:///{old / 'mlflow.db'}").search_runs(["1"], "tags.role = 'confirmation'")
     assert [run.info.status for run in runs] == ["FINISHED"]

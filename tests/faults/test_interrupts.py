@@ -77,7 +77,7 @@ def test_interrupted_once_then_twice_then_resumed(tmp_path: Path) -> None:
 
 def test_interrupted_while_the_object_store_is_away(tmp_path: Path) -> None:
     with s3_server(tmp_path) as server:
-        arguments = ["-u", *STUDY, *NEW, "--steps", "1500", "--storage", server.uri("x")]
+        arguments = ["-u", *STUDY, *NEW, "--steps", "600", "--storage", server.uri("x")]
         process = start(arguments, tmp_path, **KEYS, XDG_CACHE_HOME=str(tmp_path / "cache"))
         wait_for_a_trial(process)
     seconds, output = press(process, times=1)

@@ -13,7 +13,7 @@ from study.engine.optuna_runs import open_optuna_study
 from study.records.journal import repair
 from study.records.optuna_study import open_storage
 from tests.clean_environment import environment
-from tests.conftest import run, start, wait_for_a_trial
+from tests.conftest import Study, run, start, wait_for_a_trial
 
 pytestmark = pytest.mark.faults
 
@@ -98,7 +98,8 @@ def test_who_lost_the_studys_lock_writes_no_record(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_notes_of_optunas_own_tools_are_taken_while_the_study_runs_and_afterwards(tmp_path: Path) -> None:
+def test_a_study_gets_more_trials_and_keeps_the_notes_of_optunas_own_tools(tmp_path: Path) -> None:
+    """The notes are taken while the study runs, and afterwards."""
     new = ["--preset", "smoke", "--gpus", "0", "--steps", "600", "--scheduler", "none", "--trials", "5"]
     process = start(["-u", "-m", "study.search", "--name", "study", *new], tmp_path)
     journal = Path("studies", "study", "optuna.journal")
@@ -121,8 +122,14 @@ def test_notes_of_optunas_own_tools_are_taken_while_the_study_runs_and_afterward
     note("afterwards")
     done = run(["-m", "study.report", "--study", "study"], tmp_path)
     assert done.returncode == 0, done.stderr
+    shown = Study(tmp_path, "study", out)
+    run_ids = {number: trial.info.run_id for number, trial in shown.trials().items()}
     done = run(["-m", "study.search", "--name", "study", "--resume", "--trials", "6"], tmp_path)
     assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stdout
+    assert "error" not in done.stdout
+    assert sorted(shown.trials()) == list(range(6))
+    assert run_ids.items() <= {number: trial.info.run_id for number, trial in shown.trials().items()}.items()
     study = optuna.load_study(study_name="study", storage=open_storage(None, tmp_path / journal))
     assert study.user_attrs == {"during": "promising", "afterwards": "promising"}
     assert len(study.trials) == 6

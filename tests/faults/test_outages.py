@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 TRIALS = 6
 STUDY = ["-m", "study.search", "--name", "study"]
-NEW = ["--preset", "smoke", "--gpus", "0", "--steps", "1500", "--trials", str(TRIALS), "--scheduler", "none"]
+NEW = ["--preset", "smoke", "--gpus", "0", "--steps", "600", "--trials", str(TRIALS), "--scheduler", "none"]
 
 
 @pytest.fixture
