@@ -104,7 +104,7 @@ SUPERNET_PRESETS: dict[str, Preset] = {
     ),
     # 406,000, 210,000, 111,000 and 62,000 parameters. A step does 2.3 times the work of a plain one.
     "laptop": Preset(
-        training=_supernet("laptop", sizes="1,2 0.5,2 0.25,2 0.25,1", steps=600),
+        training=_supernet("laptop", sizes="1,2 0.5,2 0.25,2 0.25,1"),
         on_cuda=MappingProxyType({}),
         trials=12,
         grace_share=0.65,
