@@ -101,7 +101,7 @@ class SupernetTrainer(Trainer):
         order = torch.randperm(len(between), generator=self.size_generator).tolist()
         return [between[i] for i in order[: self.config.n_random]]
 
-    def evaluate(self) -> tuple[float, dict[str, float]]:
+    def measure(self) -> tuple[float, dict[str, float]]:
         losses = self.size_losses(self.val_windows)
         return _mean(losses), {f"val_loss_{size.name}": loss for size, loss in losses.items()}
 

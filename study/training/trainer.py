@@ -152,8 +152,8 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def evaluate(self) -> tuple[float, dict[str, float]]:
-        """Returns the validation loss, and the evaluation's other metrics by name."""
+    def measure(self) -> tuple[float, dict[str, float]]:
+        """Returns the val_loss of an evaluation, and a task's other numbers by name."""
         return self.validate(), {}
 
     def validate(self) -> float:
@@ -219,7 +219,7 @@ class Trainer:
     def compile(self) -> None:
         """Compiles all graphs, with dropout and without, and leaves every rate, generator and gradient as it was."""
         self._compile_updates()
-        self.validate()
+        self.measure()
 
     def _compile_updates(self) -> None:
         kept = [owner.value for owner in self._owners]
@@ -247,7 +247,7 @@ class Trainer:
         return [self.device] if self.device.type == "cuda" else []
 
     def _evaluate(self, train_loss: float, tokens_per_second: float = 0.0) -> Progress:
-        val_loss, metrics = self.evaluate()
+        val_loss, metrics = self.measure()
         for name, loss in (("train_loss", train_loss), ("val_loss", val_loss)):
             if not math.isfinite(loss):
                 raise DivergenceError(f"{name} is {loss} at step {self.step}")
