@@ -27,12 +27,13 @@ from study.corpus import Corpus, build_corpus
 from study.tasks.supernet import SupernetTrainer, extract_run
 from study.training.config import PRESETS, TrainingConfig
 from study.training.evaluation_rows import Labels, metrics_of
+from study.training.fits import gpt_config
 from study.training.progress import Progress
 from study.training.run_folder import RunFolder
 from study.training.schedule_file import read_schedule_file
 from study.training.supernet_config import SUPERNET_PRESETS, SubnetConfig, SupernetConfig, subnet_training
 from study.training.task_config import read_config
-from study.training.trainer import Trainer, gpt_config
+from study.training.trainer import Trainer
 
 CONFIG = SupernetConfig(
     n_layer=2, n_head=4, n_embd=16, block_size=8, batch_size=4, steps=12, learning_rate=1e-2, min_learning_rate=1e-3,

@@ -22,11 +22,12 @@ from study.base.errors import UserError
 from study.base.files import atomic_path
 from study.corpus import Corpus
 from study.training.evaluation import Windows
+from study.training.fits import gpt_config
 from study.training.regularized import parts
 from study.training.run_folder import CONFIG, WEIGHTS
 from study.training.schedule_file import ScheduleFile, read_schedule_file
 from study.training.supernet_config import SupernetConfig, subnet_training
-from study.training.trainer import Trainer, gpt_config
+from study.training.trainer import Trainer
 
 GRAPHS_PER_SIZE = 3
 """Of torch.compile: training with dropout and without, and evaluation."""

@@ -15,14 +15,14 @@ from model.dropout import rate_owners, set_rates
 from model.gpt import GPT, GPTConfig, fuse_attention
 from model.regularizer import Regularizer
 from model.schedules import Schedule
-from study.base.errors import DivergenceError, UserError
+from study.base.errors import DivergenceError
 from study.corpus import Corpus
 from study.training.config import TrainingConfig
 from study.training.evaluation import Windows, mean_loss, windows
+from study.training.fits import check_fits, gpt_config
 from study.training.graphed_steps import GraphedSteps
 from study.training.learning_rate import learning_rate
 from study.training.progress import Progress
-from study.training.supernet_config import SubnetConfig
 
 
 class Trainer:
@@ -286,35 +286,3 @@ def _as_floats(optimizer: dict[str, Any]) -> dict[str, Any]:
     for group in optimizer["param_groups"]:
         group |= {"lr": float(group["lr"]), "capturable": False}
     return optimizer
-
-
-def gpt_config(config: TrainingConfig, vocab_size: int) -> GPTConfig:
-    """Returns the model's shape."""
-    parts = {"head_size": config.head_size, "n_hidden": config.n_hidden} if isinstance(config, SubnetConfig) else {}
-    return GPTConfig(
-        vocab_size=vocab_size,
-        block_size=config.block_size,
-        n_layer=config.n_layer,
-        n_head=config.n_head,
-        n_embd=config.n_embd,
-        bias=config.bias,
-        **parts,
-    )
-
-
-def check_fits(config: TrainingConfig, corpus: Corpus, regularizer: Regularizer | None = None) -> None:
-    """Raises UserError if the family does not fit, or a split of the corpus is shorter than a context and a token."""
-    if regularizer is not None:
-        try:
-            regularizer.family.check_heads(config.channels_per_head)
-        except ValueError as error:
-            raise UserError(str(error)) from None
-    sizes = {name: len(corpus.split(name)) for name in ("train", "val", "test")}
-    if config.train_chars:
-        sizes["train"] = min(sizes["train"], config.train_chars)
-    name = min(sizes, key=lambda name: sizes[name])
-    if sizes[name] <= config.block_size:
-        raise UserError(
-            f"corpus {config.corpus} is too short: its {name} split has {sizes[name]} characters and a context needs "
-            f"{config.block_size + 1}: give a longer text, or a smaller --block-size"
-        )
