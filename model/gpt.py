@@ -5,7 +5,7 @@ Shapes: B batch, T tokens (at most block_size), C channels (n_embd), nh heads, h
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +26,13 @@ STANDARD = Standard()
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig:
-    """The shape of a GPT: `n_head` must divide `n_embd`; `bias` is for linear layers and layer norms alike."""
+    """The shape of a GPT: `n_head` must divide `n_embd`, or `head_size` must be given.
+
+    Attributes:
+        bias: for linear layers and layer norms alike.
+        head_size: channels a head; None is n_embd / n_head.
+        n_hidden: units of the MLP's hidden layer; None is 4 n_embd.
+    """
 
     vocab_size: int
     block_size: int
@@ -34,10 +40,29 @@ class GPTConfig:
     n_head: int
     n_embd: int
     bias: bool = False
+    head_size: int | None = None
+    n_hidden: int | None = None
 
     def __post_init__(self) -> None:
-        if self.n_embd % self.n_head:
+        if self.head_size is None and self.n_embd % self.n_head:
             raise ValueError(f"n_embd must be a multiple of n_head, got {self.n_embd} and {self.n_head}")
+        if self.n_embd % self.channels_per_head:  # families see the residual stream as groups of that many channels
+            raise ValueError(f"n_embd must be a multiple of head_size, got {self.n_embd} and {self.head_size}")
+
+    @property
+    def channels_per_head(self) -> int:
+        """The channels of a head, hs."""
+        return self.n_embd // self.n_head if self.head_size is None else self.head_size
+
+    @property
+    def hidden_units(self) -> int:
+        """The units of the MLP's hidden layer."""
+        return 4 * self.n_embd if self.n_hidden is None else self.n_hidden
+
+
+def _groups(config: GPTConfig) -> int:
+    """Returns into how many groups of a head's channels the residual stream falls."""
+    return config.n_embd // config.channels_per_head
 
 
 class Attention(nn.Module):
@@ -45,11 +70,12 @@ class Attention(nn.Module):
 
     def __init__(self, config: GPTConfig, family: Family, rate: DropoutRate, layer: int) -> None:
         super().__init__()
-        self.n_head, self.layer, self.rate = config.n_head, layer, rate
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.n_head, self.head_size, self.layer, self.rate = config.n_head, config.channels_per_head, layer, rate
+        channels = self.n_head * self.head_size
+        self.c_attn = nn.Linear(config.n_embd, 3 * channels, bias=config.bias)
+        self.c_proj = nn.Linear(channels, config.n_embd, bias=config.bias)
         self.probability_dropout = make_site(family, "attention", rate)
-        self.output_dropout = make_site(family, "attention_output", rate, config.n_head)
+        self.output_dropout = make_site(family, "attention_output", rate, _groups(config))
         self.fused: FusedAttention | None = None
         """Attention and dropout on the probabilities as one operator: see `fuse_attention`."""
         future = torch.full((config.block_size, config.block_size), float("-inf")).triu(1)
@@ -57,15 +83,15 @@ class Attention(nn.Module):
         self.future: Tensor
 
     def forward(self, x: Tensor, cache: "Cache | None" = None) -> Tensor:
-        B, T, C = x.shape
-        qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
+        B, T, _ = x.shape
+        qkv = self.c_attn(x).view(B, T, 3, self.n_head, self.head_size)
         if cache is None and self.probability_dropout.active:
             y = self._attend_with_dropout(qkv)
         else:
             qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, nh, T, hs)
             q, (k, v) = qkv[0], qkv[1:] if cache is None else cache.extend(self.layer, qkv[1:])
             y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1).transpose(1, 2)
-        y = y.reshape(B, T, C)
+        y = y.reshape(B, T, self.n_head * self.head_size)
         out: Tensor = self.output_dropout(self.c_proj(y))
         return out
 
@@ -88,11 +114,12 @@ class MLP(nn.Module):
 
     def __init__(self, config: GPTConfig, family: Family, rate: DropoutRate) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        hidden = config.hidden_units
+        self.c_fc = nn.Linear(config.n_embd, hidden, bias=config.bias)
+        self.c_proj = nn.Linear(hidden, config.n_embd, bias=config.bias)
         self.before_gelu = make_site(family, "before_gelu", rate, config.n_head)
-        self.hidden_dropout = make_site(family, "mlp_hidden", rate, config.n_head, (4 * config.n_embd, config.n_embd))
-        self.output_dropout = make_site(family, "mlp_output", rate, config.n_head)
+        self.hidden_dropout = make_site(family, "mlp_hidden", rate, config.n_head, (hidden, config.n_embd))
+        self.output_dropout = make_site(family, "mlp_output", rate, _groups(config))
 
     def forward(self, x: Tensor) -> Tensor:
         z = self.before_gelu(self.c_fc(x))  # (B, T, 4C)
@@ -123,7 +150,7 @@ class Cache:
 
     def __init__(self, gpt: "GPT", batch_size: int) -> None:
         c, weight = gpt.config, gpt.wte.weight
-        shape = (2, batch_size, c.n_head, c.block_size, c.n_embd // c.n_head)
+        shape = (2, batch_size, c.n_head, c.block_size, c.channels_per_head)
         self.layers = [torch.empty(shape, dtype=weight.dtype, device=weight.device) for _ in range(c.n_layer)]
         self.length = 0
 
@@ -170,6 +197,10 @@ class GPT(nn.Module):
             if isinstance(module, MLP) and isinstance(module.hidden_dropout, FamilySite):
                 module.hidden_dropout.start_from(module.c_fc.weight)
 
+    def used_blocks(self) -> Iterable[nn.Module]:
+        """Returns the blocks that `forward` runs, the first one first."""
+        return self.blocks
+
     def forward(
         self, tokens: Tensor, targets: Tensor | None = None, cache: "Cache | None" = None
     ) -> tuple[Tensor, Tensor | None]:
@@ -185,7 +216,7 @@ class GPT(nn.Module):
         if seen + T > self.config.block_size:
             raise ValueError(f"{seen + T} tokens do not fit into a context of {self.config.block_size}")
         x = self.embedding_dropout(self.wte(tokens) + self.wpe.weight[seen : seen + T])
-        for block in self.blocks:
+        for block in self.used_blocks():
             x = block(x, cache)
         if cache is not None:
             cache.length += T
@@ -201,7 +232,7 @@ def fuse_attention(model: GPT) -> bool:
 
     Returns whether they work here. They need Triton, which torch brings along for CUDA, and a C compiler.
     """
-    size = model.config.n_embd // model.config.n_head
+    size = model.config.channels_per_head
     device = model.wte.weight.device
     if device.type != "cuda" or not 16 <= size <= 128:
         return False

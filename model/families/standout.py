@@ -66,7 +66,7 @@ class Standout(Family):
     def multiplier(self, site: "FamilySite", x: "Tensor", *causes: "Tensor") -> "Tensor":
         z, source = causes
         n = site.rate.numbers(x)
-        logits = z.detach() if site.weight is None else site.linear(source, site.weight)
+        logits = z.detach() if site.weight is None else site.linear(source, site.weight[: x.shape[-1]])
         logits = site.standardised(logits, self.alpha) if self.calibrated else logits.float() * self.alpha
         s = logits.detach().sigmoid().clamp_(min=SMALLEST)
         gate = s.div_((s * n["kept_more"]).add_(n["dropped"]))  # theta / (1 - p)

@@ -8,9 +8,10 @@ from study.base.errors import UserError
 from study.corpus import Corpus, load_corpus
 from study.tasks.own_trainer import TaskTrainer
 from study.tasks.task_files import TaskFiles, read_kept
+from study.training.fits import check_fits
 from study.training.task_config import RunConfig, TaskConfig
 from study.training.trainable import Trainable
-from study.training.trainer import Trainer, check_fits
+from study.training.trainer import Trainer
 
 Data = Corpus | TaskFiles
 

@@ -8,6 +8,7 @@ from model.checks import check_integer, short
 from study.base.errors import UserError
 from study.base.names import NATS
 from study.training.config import TrainingConfig
+from study.training.supernet_config import HEAD_SIZE, SIZES, SubnetConfig, SupernetConfig
 
 Setting = str | int | float | bool
 TASK = "task"
@@ -104,11 +105,17 @@ RunConfig = TrainingConfig | TaskConfig
 
 
 def read_config(d: Any) -> RunConfig:
-    """Makes the config of a run from a plain dict: a user's own task has the key `task`.
+    """Makes the config of a run from a plain dict, whose keys tell its kind.
+
+    A user's own task has the key `task`, a supernet `sizes`, and a size of one that is exported `head_size`.
 
     Raises:
         UserError: names what was given.
     """
     if isinstance(d, Mapping) and TASK in d:
         return TaskConfig.from_dict(d)
+    if isinstance(d, Mapping) and SIZES in d:
+        return SupernetConfig.from_dict(d)
+    if isinstance(d, Mapping) and HEAD_SIZE in d:
+        return SubnetConfig.from_dict(d)
     return TrainingConfig.from_dict(d)

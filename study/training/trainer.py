@@ -15,10 +15,11 @@ from model.dropout import rate_owners, set_rates
 from model.gpt import GPT, GPTConfig, fuse_attention
 from model.regularizer import Regularizer
 from model.schedules import Schedule
-from study.base.errors import DivergenceError, UserError
+from study.base.errors import DivergenceError
 from study.corpus import Corpus
 from study.training.config import TrainingConfig
 from study.training.evaluation import Windows, mean_loss, windows
+from study.training.fits import check_fits, gpt_config
 from study.training.graphed_steps import GraphedSteps
 from study.training.learning_rate import learning_rate
 from study.training.progress import Progress
@@ -49,20 +50,12 @@ class Trainer:
             torch.use_deterministic_algorithms(config.deterministic)
         torch.manual_seed(config.seed)
         self.data_generator = torch.Generator().manual_seed(config.seed)
-        self.model = GPT(gpt_config(config, len(corpus.vocab)), self.regularizer.family).to(self.device)
+        self.model = self.make_model(gpt_config(config, len(corpus.vocab))).to(self.device)
         self._owners = rate_owners(self.model)
         fuse_attention(self.model)
         if config.compile:
             self.model.compile(dynamic=False)
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for p in self.model.parameters() if p.dim() >= 2], "weight_decay": config.weight_decay},
-                {"params": [p for p in self.model.parameters() if p.dim() < 2], "weight_decay": 0.0},
-            ],
-            lr=config.learning_rate,
-            betas=(config.beta1, config.beta2),
-            fused=True,
-        )
+        self.optimizer = self.make_optimizer()
         train = corpus.split("train")[: config.train_chars or None]
         self._train_tokens = torch.from_numpy(np.array(train)).to(self.device)
         self._offsets = torch.arange(config.block_size + 1, device=self.device)
@@ -72,6 +65,25 @@ class Trainer:
         self.train_seconds = 0.0
         self.history: list[Progress] = []
         self._set_rates(0)
+
+    def make_model(self, config: GPTConfig) -> GPT:
+        """Returns the model with its initial weights."""
+        return GPT(config, self.regularizer.family)
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """Returns the optimizer of the model's weights."""
+        return torch.optim.AdamW(
+            [
+                {
+                    "params": [p for p in self.model.parameters() if p.dim() >= 2],
+                    "weight_decay": self.config.weight_decay,
+                },
+                {"params": [p for p in self.model.parameters() if p.dim() < 2], "weight_decay": 0.0},
+            ],
+            lr=self.config.learning_rate,
+            betas=(self.config.beta1, self.config.beta2),
+            fused=True,
+        )
 
     @property
     def schedule(self) -> Schedule:
@@ -129,12 +141,20 @@ class Trainer:
         with self._autocast():
             _, loss = self.model(*self._batch(starts))
         loss.backward()
+        self._apply_gradients()
+        detached: Tensor = loss.detach()
+        return detached
+
+    def _apply_gradients(self) -> None:
+        """Clips the gradients that there are, and makes one step of the optimizer."""
         if self.config.gradient_clip:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        detached: Tensor = loss.detach()
-        return detached
+
+    def measure(self) -> tuple[float, dict[str, float]]:
+        """Returns the val_loss of an evaluation, and a task's other numbers by name."""
+        return self.validate(), {}
 
     def validate(self) -> float:
         """Returns the loss on the validation windows that the config names."""
@@ -198,6 +218,10 @@ class Trainer:
 
     def compile(self) -> None:
         """Compiles all graphs, with dropout and without, and leaves every rate, generator and gradient as it was."""
+        self._compile_updates()
+        self.measure()
+
+    def _compile_updates(self) -> None:
         kept = [owner.value for owner in self._owners]
         with torch.random.fork_rng(devices=self._generators()):
             for rate in (0.1, 0.0):
@@ -207,7 +231,6 @@ class Trainer:
                 loss.backward()
         self.optimizer.zero_grad(set_to_none=True)
         set_rates(self._owners, kept)
-        self.validate()
 
     def _first_loss(self) -> float:
         """Returns the loss of the first batch with dropout on, and leaves every generator as it was."""
@@ -224,7 +247,7 @@ class Trainer:
         return [self.device] if self.device.type == "cuda" else []
 
     def _evaluate(self, train_loss: float, tokens_per_second: float = 0.0) -> Progress:
-        val_loss = self.validate()
+        val_loss, metrics = self.measure()
         for name, loss in (("train_loss", train_loss), ("val_loss", val_loss)):
             if not math.isfinite(loss):
                 raise DivergenceError(f"{name} is {loss} at step {self.step}")
@@ -246,6 +269,7 @@ class Trainer:
             learning_rate=learning_rate(self.config, self.step),
             tokens_per_second=tokens_per_second,
             train_seconds=self.train_seconds,
+            metrics=metrics,
             time_ms=int(time.time() * 1000),
         )
         self.history.append(record)
@@ -262,33 +286,3 @@ def _as_floats(optimizer: dict[str, Any]) -> dict[str, Any]:
     for group in optimizer["param_groups"]:
         group |= {"lr": float(group["lr"]), "capturable": False}
     return optimizer
-
-
-def gpt_config(config: TrainingConfig, vocab_size: int) -> GPTConfig:
-    """Returns the model's shape."""
-    return GPTConfig(
-        vocab_size=vocab_size,
-        block_size=config.block_size,
-        n_layer=config.n_layer,
-        n_head=config.n_head,
-        n_embd=config.n_embd,
-        bias=config.bias,
-    )
-
-
-def check_fits(config: TrainingConfig, corpus: Corpus, regularizer: Regularizer | None = None) -> None:
-    """Raises UserError if the family does not fit, or a split of the corpus is shorter than a context and a token."""
-    if regularizer is not None:
-        try:
-            regularizer.family.check_heads(config.n_embd // config.n_head)
-        except ValueError as error:
-            raise UserError(str(error)) from None
-    sizes = {name: len(corpus.split(name)) for name in ("train", "val", "test")}
-    if config.train_chars:
-        sizes["train"] = min(sizes["train"], config.train_chars)
-    name = min(sizes, key=lambda name: sizes[name])
-    if sizes[name] <= config.block_size:
-        raise UserError(
-            f"corpus {config.corpus} is too short: its {name} split has {sizes[name]} characters and a context needs "
-            f"{config.block_size + 1}: give a longer text, or a smaller --block-size"
-        )
