@@ -16,10 +16,11 @@ from study.base.files import check_output_folder
 from study.corpus import Corpus, corpus_id, load_corpus
 from study.training.config import PRESETS, TrainingConfig
 from study.training.evaluation_rows import Labels
+from study.training.fits import check_fits
 from study.training.measures import run_measured
 from study.training.run_folder import RunFolder
 from study.training.schedule_file import ScheduleFile, read_schedule_file
-from study.training.trainer import Trainer, check_fits
+from study.training.trainer import Trainer
 
 
 def main(argv: Sequence[str] | None = None) -> int:

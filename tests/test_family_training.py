@@ -21,12 +21,13 @@ from study.base.errors import UserError
 from study.corpus import Corpus, build_corpus
 from study.training.config import TrainingConfig
 from study.training.evaluation_rows import Labels
+from study.training.fits import gpt_config
 from study.training.graphed_steps import GraphedSteps
 from study.training.measures import measure_best
 from study.training.measures_file import Measures
 from study.training.progress import Progress
 from study.training.run_folder import RunFolder
-from study.training.trainer import Trainer, gpt_config
+from study.training.trainer import Trainer
 
 CONFIG = TrainingConfig(
     n_layer=2, n_head=2, n_embd=16, block_size=8, batch_size=4, steps=22, learning_rate=1e-2, min_learning_rate=1e-3,

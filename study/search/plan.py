@@ -32,7 +32,7 @@ from study.search.options import MACHINE_FIELDS, SearchOptions
 from study.tracking.client import check, has_experiment, tracking_uri
 from study.tracking.experiment import has_all
 from study.training.config import PRESETS, TrainingConfig
-from study.training.trainer import check_fits
+from study.training.fits import check_fits
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """The configuration of one training run, and the presets."""
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 from model.checks import check_integer, check_number, short
 from study.base.cli import described
@@ -52,14 +52,14 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         try:
             for f in fields(self):
-                object.__setattr__(self, f.name, _check(f.name, f.type, getattr(self, f.name)))
+                object.__setattr__(self, f.name, _check(f, getattr(self, f.name)))
         except ValueError as error:
             raise UserError(str(error)) from None
         if self.n_embd % self.n_head:
             raise UserError(f"n_embd must be a multiple of n_head, got {self.n_embd} and {self.n_head}")
 
     @classmethod
-    def from_dict(cls, d: Any) -> "TrainingConfig":
+    def from_dict(cls, d: Any) -> Self:
         """Makes a config from a plain dict. Raises UserError for an unknown or missing key too."""
         if not isinstance(d, dict):
             raise UserError(f"a training config must be a mapping, got {short(d)}")
@@ -83,13 +83,16 @@ _RANGES: dict[str, tuple[str, float, float]] = {
 }
 
 
-def _check(name: str, kind: Any, value: Any) -> Any:
-    if name == "dtype" and value not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {short(value)}")
+def _check(f: "Field[Any]", value: Any) -> Any:
+    name, kind = f.name, f.type
+    assert isinstance(kind, type)  # this module and those of the tasks have types, not their names
+    choices = f.metadata.get("choices")
+    if choices is not None and value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {short(value)}")
     if kind is int:
-        return check_integer(name, value, _MINIMUM.get(name, 1))
+        return check_integer(name, value, f.metadata.get("least", _MINIMUM.get(name, 1)))
     if kind is float:
-        allowed, low, high = _RANGES[name]
+        allowed, low, high = f.metadata.get("range") or _RANGES[name]
         return check_number(name, value, allowed, lambda x: low <= x <= high)
     if not isinstance(value, kind):
         raise ValueError(f"{name} must be a {kind.__name__}, got {short(value)}")

@@ -20,11 +20,11 @@ from study.corpus import Corpus
 from study.training.checkpoints import Checkpoints, KeptHere, Uploads
 from study.training.config import TrainingConfig
 from study.training.evaluation_rows import METRICS, METRICS_FILE, Labels, best_row, parse_rows, rows
+from study.training.fits import gpt_config
 from study.training.progress import Progress
 from study.training.regularized import parts
 from study.training.schedule_file import ScheduleFile, read_schedule_file
 from study.training.trainable import Trainable
-from study.training.trainer import gpt_config
 
 log = logging.getLogger(__name__)
 WEIGHTS, CONFIG = "model.safetensors", "config.yaml"

@@ -7,10 +7,11 @@ from typing import Any
 from model.checks import check_integer, short
 from study.base.errors import UserError
 from study.training.config import TrainingConfig
+from study.training.sentences_config import SENTENCES, SentencesConfig
 
 Setting = str | int | float | bool
 TASK = "task"
-"""The key that only the config of a user's own task has."""
+"""The key that the config of a language model does not have."""
 _LEAST = {"seed": 0}
 
 
@@ -65,11 +66,13 @@ RunConfig = TrainingConfig | TaskConfig
 
 
 def read_config(d: Any) -> RunConfig:
-    """Makes the config of a run from a plain dict: a user's own task has the key `task`.
+    """Makes the config of a run from a plain dict: a user's own task and the task sentences have the key `task`.
 
     Raises:
         UserError: names what was given.
     """
+    if isinstance(d, Mapping) and d.get(TASK) == SENTENCES:
+        return SentencesConfig.from_dict(d)
     if isinstance(d, Mapping) and TASK in d:
         return TaskConfig.from_dict(d)
     return TrainingConfig.from_dict(d)

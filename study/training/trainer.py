@@ -15,17 +15,21 @@ from model.dropout import rate_owners, set_rates
 from model.gpt import GPT, GPTConfig, fuse_attention
 from model.regularizer import Regularizer
 from model.schedules import Schedule
-from study.base.errors import DivergenceError, UserError
+from study.base.errors import DivergenceError
 from study.corpus import Corpus
 from study.training.config import TrainingConfig
 from study.training.evaluation import Windows, mean_loss, windows
+from study.training.fits import check_fits, gpt_config
 from study.training.graphed_steps import GraphedSteps
 from study.training.learning_rate import learning_rate
 from study.training.progress import Progress
 
 
 class Trainer:
-    """One training run. Owns torch's default generators and thread count while it runs: one at a time a process.
+    """One training run of a language model, and what the tasks on the same GPT are made from.
+
+    It owns torch's default generators and thread count while it runs: one at a time a process. A task replaces some of
+    `make_model`, `make_optimizer`, `take_data`, `loss_of`, `update` and `measure`.
 
     Raises:
         UserError: if the corpus is too short for the config, or the family does not fit the config.
@@ -49,12 +53,27 @@ class Trainer:
             torch.use_deterministic_algorithms(config.deterministic)
         torch.manual_seed(config.seed)
         self.data_generator = torch.Generator().manual_seed(config.seed)
-        self.model = GPT(gpt_config(config, len(corpus.vocab)), self.regularizer.family).to(self.device)
+        self.model = self.make_model(gpt_config(config, len(corpus.vocab))).to(self.device)
         self._owners = rate_owners(self.model)
         fuse_attention(self.model)
         if config.compile:
             self.model.compile(dynamic=False)
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = self.make_optimizer()
+        self.take_data(corpus)
+        self.graphed = GraphedSteps(self) if config.cuda_graphs and self.device.type == "cuda" else None
+        self.step = 0
+        self.train_seconds = 0.0
+        self.history: list[Progress] = []
+        self._set_rates(0)
+
+    def make_model(self, config: GPTConfig) -> GPT:
+        """Returns the model with its initial weights."""
+        return GPT(config, self.regularizer.family)
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """Returns the optimizer of the model's weights."""
+        config = self.config
+        return torch.optim.AdamW(
             [
                 {"params": [p for p in self.model.parameters() if p.dim() >= 2], "weight_decay": config.weight_decay},
                 {"params": [p for p in self.model.parameters() if p.dim() < 2], "weight_decay": 0.0},
@@ -63,15 +82,14 @@ class Trainer:
             betas=(config.beta1, config.beta2),
             fused=True,
         )
-        train = corpus.split("train")[: config.train_chars or None]
+
+    def take_data(self, corpus: Corpus) -> None:
+        """Takes from the corpus what the run trains on and is evaluated on, and moves it to the device."""
+        train = corpus.split("train")[: self.config.train_chars or None]
         self._train_tokens = torch.from_numpy(np.array(train)).to(self.device)
-        self._offsets = torch.arange(config.block_size + 1, device=self.device)
-        self.graphed = GraphedSteps(self) if config.cuda_graphs and self.device.type == "cuda" else None
-        self.val_windows = windows(corpus.split("val"), config, self.device)
-        self.step = 0
-        self.train_seconds = 0.0
-        self.history: list[Progress] = []
-        self._set_rates(0)
+        self._offsets = torch.arange(self.config.block_size + 1, device=self.device)
+        self.n_starts = len(train) - self.config.block_size
+        self.val_windows = windows(corpus.split("val"), self.config, self.device)
 
     @property
     def schedule(self) -> Schedule:
@@ -126,8 +144,7 @@ class Trainer:
 
         Returns its loss.
         """
-        with self._autocast():
-            _, loss = self.model(*self._batch(starts))
+        loss = self.loss_of(starts)
         loss.backward()
         if self.config.gradient_clip:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
@@ -135,6 +152,16 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         detached: Tensor = loss.detach()
         return detached
+
+    def loss_of(self, starts: Tensor) -> Tensor:
+        """Returns the loss on the sequences that start at `starts` (B,), with the rates that are set."""
+        with self._autocast():
+            loss: Tensor = self.model(*self._batch(starts))[1]
+        return loss
+
+    def measure(self) -> tuple[float, dict[str, float]]:
+        """Returns the val_loss of an evaluation, and a task's other numbers by name."""
+        return self.validate(), {}
 
     def validate(self) -> float:
         """Returns the loss on the validation windows that the config names."""
@@ -182,19 +209,18 @@ class Trainer:
 
     def _draw_starts(self, n: int) -> Tensor:
         """Returns where the sequences of the next `n` batches start, (n, B): the same numbers as drawn one by one."""
-        high = len(self._train_tokens) - self.config.block_size
-        return torch.randint(high, (n, self.config.batch_size), generator=self.data_generator)
+        return torch.randint(self.n_starts, (n, self.config.batch_size), generator=self.data_generator)
 
     def _batch(self, starts: Tensor) -> tuple[Tensor, Tensor]:
         sequences = self._train_tokens[starts[:, None] + self._offsets].long()  # (B, T + 1)
         return sequences[:, :-1].contiguous(), sequences[:, 1:].contiguous()
 
-    def _next_batch(self) -> tuple[Tensor, Tensor]:
-        """Returns the batch of the next update, which gets it again."""
+    def _next_starts(self) -> Tensor:
+        """Returns where the sequences of the next update start, (B,), which gets them again."""
         state = self.data_generator.get_state()
         starts = self._draw_starts(1)[0]
         self.data_generator.set_state(state)
-        return self._batch(starts.to(self.device))
+        return starts.to(self.device)
 
     def compile(self) -> None:
         """Compiles all graphs, with dropout and without, and leaves every rate, generator and gradient as it was."""
@@ -202,18 +228,16 @@ class Trainer:
         with torch.random.fork_rng(devices=self._generators()):
             for rate in (0.1, 0.0):
                 set_rates(self._owners, [rate] * len(self._owners))
-                with self._autocast():
-                    _, loss = self.model(*self._next_batch())
-                loss.backward()
+                self.loss_of(self._next_starts()).backward()
         self.optimizer.zero_grad(set_to_none=True)
         set_rates(self._owners, kept)
-        self.validate()
+        self.measure()
 
     def _first_loss(self) -> float:
         """Returns the loss of the first batch with dropout on, and leaves every generator as it was."""
         self._set_rates(0)
-        with torch.random.fork_rng(devices=self._generators()), self._autocast():
-            _, loss = self.model(*self._next_batch())  # with gradients, as it was compiled
+        with torch.random.fork_rng(devices=self._generators()):
+            loss = self.loss_of(self._next_starts())  # with gradients, as it was compiled
         return float(loss.detach())
 
     def _set_rates(self, step: int) -> None:
@@ -224,7 +248,7 @@ class Trainer:
         return [self.device] if self.device.type == "cuda" else []
 
     def _evaluate(self, train_loss: float, tokens_per_second: float = 0.0) -> Progress:
-        val_loss = self.validate()
+        val_loss, metrics = self.measure()
         for name, loss in (("train_loss", train_loss), ("val_loss", val_loss)):
             if not math.isfinite(loss):
                 raise DivergenceError(f"{name} is {loss} at step {self.step}")
@@ -247,6 +271,7 @@ class Trainer:
             tokens_per_second=tokens_per_second,
             train_seconds=self.train_seconds,
             time_ms=int(time.time() * 1000),
+            metrics=metrics,
         )
         self.history.append(record)
         return record
@@ -262,33 +287,3 @@ def _as_floats(optimizer: dict[str, Any]) -> dict[str, Any]:
     for group in optimizer["param_groups"]:
         group |= {"lr": float(group["lr"]), "capturable": False}
     return optimizer
-
-
-def gpt_config(config: TrainingConfig, vocab_size: int) -> GPTConfig:
-    """Returns the model's shape."""
-    return GPTConfig(
-        vocab_size=vocab_size,
-        block_size=config.block_size,
-        n_layer=config.n_layer,
-        n_head=config.n_head,
-        n_embd=config.n_embd,
-        bias=config.bias,
-    )
-
-
-def check_fits(config: TrainingConfig, corpus: Corpus, regularizer: Regularizer | None = None) -> None:
-    """Raises UserError if the family does not fit, or a split of the corpus is shorter than a context and a token."""
-    if regularizer is not None:
-        try:
-            regularizer.family.check_heads(config.n_embd // config.n_head)
-        except ValueError as error:
-            raise UserError(str(error)) from None
-    sizes = {name: len(corpus.split(name)) for name in ("train", "val", "test")}
-    if config.train_chars:
-        sizes["train"] = min(sizes["train"], config.train_chars)
-    name = min(sizes, key=lambda name: sizes[name])
-    if sizes[name] <= config.block_size:
-        raise UserError(
-            f"corpus {config.corpus} is too short: its {name} split has {sizes[name]} characters and a context needs "
-            f"{config.block_size + 1}: give a longer text, or a smaller --block-size"
-        )

@@ -12,7 +12,8 @@ from model.schedules import Constant, Schedule
 from study.bench.contestants import Shape
 from study.corpus import Corpus, load_corpus
 from study.training.config import PRESETS, TrainingConfig
-from study.training.trainer import Trainer, gpt_config
+from study.training.fits import gpt_config
+from study.training.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""What is trained besides a language model."""
