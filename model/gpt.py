@@ -211,6 +211,14 @@ class GPT(nn.Module):
             targets: (B, T) int64; IGNORED ones do not count.
             cache: in eval mode: `tokens` are the first ones, or the one after those in the cache.
         """
+        logits = self.lm_head(self.hidden(tokens, cache))
+        if targets is None:
+            return logits, None
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
+        return logits, loss
+
+    def hidden(self, tokens: Tensor, cache: "Cache | None" = None) -> Tensor:
+        """Returns the hidden states (B, T, C) that the head reads, after the last layer norm; see `forward`."""
         seen = cache.length if cache is not None else 0
         T = tokens.shape[1]
         if seen + T > self.config.block_size:
@@ -220,11 +228,8 @@ class GPT(nn.Module):
             x = block(x, cache)
         if cache is not None:
             cache.length += T
-        logits = self.lm_head(self.ln_f(x))
-        if targets is None:
-            return logits, None
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
-        return logits, loss
+        hidden: Tensor = self.ln_f(x)
+        return hidden
 
 
 def fuse_attention(model: GPT) -> bool:

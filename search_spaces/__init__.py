@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 
-from search_spaces import constant, controls, curriculum, dynamic_dropout, families, structured
+from search_spaces import constant, controls, curriculum, dynamic_dropout, families, sentences, structured
 
 SPACES: dict[str, Callable[[optuna.Trial], dict[str, Any]]] = {
     "dynamic_dropout": dynamic_dropout.suggest,
@@ -19,6 +19,7 @@ SPACES: dict[str, Callable[[optuna.Trial], dict[str, Any]]] = {
     "curriculum": curriculum.suggest,
     "structured": structured.suggest,
     "families": families.suggest,
+    "sentences": sentences.suggest,
 }
 KNOWN_GOOD: dict[str, Mapping[str, dict[str, Any]]] = {
     "dynamic_dropout": dynamic_dropout.KNOWN_GOOD,
@@ -27,9 +28,11 @@ KNOWN_GOOD: dict[str, Mapping[str, dict[str, Any]]] = {
     "curriculum": curriculum.KNOWN_GOOD,
     "structured": structured.KNOWN_GOOD,
     "families": families.KNOWN_GOOD,
+    "sentences": sentences.KNOWN_GOOD,
 }
 EQUAL_SHARES: dict[str, tuple[str, tuple[str, ...]]] = {
     "curriculum": curriculum.EQUAL_SHARES,
     "structured": structured.EQUAL_SHARES,
     "families": families.EQUAL_SHARES,
+    "sentences": sentences.EQUAL_SHARES,
 }

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 Blocks = Callable[[], Iterator[str]]
 """Gives a text from its beginning, in blocks: it is read twice, and need not fit into memory."""
 BLOCK = 1 << 20
+MADE = ("shakespeare", "verses")
+"""Corpora that are made from installed packages."""
 SHAKESPEARE_CHAR_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_CHAR_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 
@@ -65,9 +67,15 @@ class Corpus:
 def load_text(name_or_path: str) -> str:
     """Returns a corpus as text: `shakespeare` (bundled), `shakespeare_char` (fetched once), or a UTF-8 file by path.
 
+    `verses`, of the task sentences, is made from the packages of the extra of that name.
+
     Raises:
-        UserError: if it is missing, empty, not UTF-8, or cannot be fetched.
+        UserError: if it is missing, empty, not UTF-8, or cannot be fetched or made.
     """
+    if name_or_path == "verses":
+        from study.bible import verses_text
+
+        return verses_text()
     if name_or_path == "shakespeare":
         from study.shakespeare import bundled_text
 
@@ -80,7 +88,7 @@ def load_text(name_or_path: str) -> str:
 
 def corpus_id(name_or_path: str) -> str:
     """Returns what names a corpus in a config: a known name, or an absolute path."""
-    return name_or_path if name_or_path in ("shakespeare", "shakespeare_char") else str(Path(name_or_path).absolute())
+    return name_or_path if name_or_path in (*MADE, "shakespeare_char") else str(Path(name_or_path).absolute())
 
 
 def load_corpus(
@@ -95,9 +103,9 @@ def load_corpus(
     Raises:
         UserError: as `load_text` does.
     """
-    if name_or_path == "shakespeare":
-        return build_corpus(load_text(name_or_path))
     try:
+        if name_or_path in MADE:
+            return build_corpus(load_text(name_or_path))
         return _build(_blocks_of(name_or_path, on_progress), name_or_path)
     except UserError as error:
         cached = sha256 and _opened(cache_folder() / f"{sha256}.arrow")

