@@ -1,25 +1,26 @@
-"""A regularizer: how much is dropped over time (schedule), over the blocks (depth), and of what (family)."""
+"""A regularizer: how much is dropped over time (schedule), over blocks (depth) and sizes (size_rule), and of what."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from model import depth, families, schedules
+from model import depth, families, schedules, size
 from model.checks import short
 from model.depth import Depth, Uniform
 from model.families import Family, Standard
 from model.levels import LEVELS
 from model.schedules import Schedule
+from model.size import ByWidth, SizeRule
 
-PLAIN_FAMILY, PLAIN_DEPTH = Standard(), Uniform()
-KEYS = ("schedule", "family", "depth")
+PLAIN_FAMILY, PLAIN_DEPTH, PLAIN_SIZE_RULE = Standard(), Uniform(), ByWidth()
+KEYS = ("schedule", "family", "depth", "size_rule")
 LARGEST_RATE = 1 - 1 / LEVELS
 """A larger rate is cut to this, which a weight above 1 can bring about."""
 
 
 @dataclass(frozen=True)
 class Regularizer:
-    """A schedule, a family and a depth; only the schedule is required.
+    """A schedule, a family, a depth, and a rule for the sizes of a supernet; only the schedule is required.
 
     It listens to evaluations and has a state as its schedule does.
     """
@@ -27,6 +28,7 @@ class Regularizer:
     schedule: Schedule
     family: Family = PLAIN_FAMILY
     depth: Depth = PLAIN_DEPTH
+    size_rule: SizeRule = PLAIN_SIZE_RULE
 
     @classmethod
     def from_dict(cls, d: Any) -> "Regularizer":
@@ -49,21 +51,24 @@ class Regularizer:
             schedules.from_dict(d["schedule"]),
             families.from_dict(d["family"]) if "family" in d else PLAIN_FAMILY,
             depth.from_dict(d["depth"]) if "depth" in d else PLAIN_DEPTH,
+            size.from_dict(d["size_rule"]) if "size_rule" in d else PLAIN_SIZE_RULE,
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the plain dict from which `from_dict` makes an equal regularizer; family and depth if not default."""
+        """Returns the plain dict from which `from_dict` makes an equal regularizer. Defaults are not in it."""
         d: dict[str, Any] = {"schedule": self.schedule.to_dict()}
         if self.family != PLAIN_FAMILY:
             d["family"] = self.family.to_dict()
         if self.depth != PLAIN_DEPTH:
             d["depth"] = self.depth.to_dict()
+        if self.size_rule != PLAIN_SIZE_RULE:
+            d["size_rule"] = self.size_rule.to_dict()
         return d
 
     @property
     def is_plain(self) -> bool:
-        """Whether family and depth are the defaults, so that the schedule says everything."""
-        return self.family == PLAIN_FAMILY and self.depth == PLAIN_DEPTH
+        """Whether all else is the default, so that the schedule says everything."""
+        return self == Regularizer(self.schedule)
 
     def rate(self, progress: float) -> float:
         """Returns the schedule's rate at a share of training: the nominal rate, which records and plots show."""

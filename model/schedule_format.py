@@ -6,12 +6,12 @@ from typing import Any
 import yaml
 
 from model.checks import short
+from model.regularizer import KEYS as PARTS
 from model.regularizer import Regularizer
 
 FORMAT = "dynamic-dropout-schedule"
 PLAIN, VERSION = 1, 2
-"""Formats: PLAIN has a schedule of standard dropout alone, and VERSION a family and a depth too."""
-PARTS = ("schedule", "family", "depth")
+"""Formats: PLAIN has a schedule of standard dropout alone, and VERSION the other PARTS too."""
 KEYS = ("format", *PARTS, "training", "provenance")
 MAX_BYTES = 1_000_000
 

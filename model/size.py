@@ -1,12 +1,11 @@
-"""The size of a sub-network of a supernet, and the dropout rate that it gets. Needs no torch."""
+"""The size of a sub-network of a supernet, and the rule by which it gets its dropout rate. Needs no torch."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any, ClassVar
 
-from model.checks import short
-
-DROPOUT_RULES = ("width", "same", "largest")
-"""`width`: a size of width w gets p w, p the rate. `same`: all sizes get p. `largest`: only the largest gets it."""
+from model.checks import FromDict, parse, short
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,54 @@ class Size:
         if self.depth > n_layer:
             raise ValueError(f"size {self} must have at most {n_layer} blocks, as the model has")
 
-    def rate(self, rule: str, rate: float, *, is_largest: bool) -> float:
-        """Returns the dropout rate of this size where the schedule's is `rate`: see DROPOUT_RULES."""
-        if rule == "width":
-            return rate * float(self.width)
-        return rate if rule == "same" or is_largest else 0.0
+
+class SizeRule(FromDict):
+    """How the dropout rate of a sub-network follows from its size.
+
+    A model that is no supernet has the width 1, at which every rule gives the schedule's rate.
+    """
+
+    noun = "size_rule"
+    checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {}
+
+    def rate(self, rate: float, size: Size, *, is_largest: bool) -> float:
+        """Returns the rate of a size where the schedule's is `rate`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ByWidth(SizeRule):
+    """The rate times the width: a narrower network needs less dropout."""
+
+    kind = "width"
+
+    def rate(self, rate: float, size: Size, *, is_largest: bool) -> float:
+        return rate * float(size.width)
+
+
+@dataclass(frozen=True)
+class Same(SizeRule):
+    """The same rate for all sizes."""
+
+    kind = "same"
+
+    def rate(self, rate: float, size: Size, *, is_largest: bool) -> float:
+        return rate
+
+
+@dataclass(frozen=True)
+class LargestOnly(SizeRule):
+    """The rate for the largest size, and no dropout for the others, as in AlphaNet's code."""
+
+    kind = "largest"
+
+    def rate(self, rate: float, size: Size, *, is_largest: bool) -> float:
+        return rate if is_largest else 0.0
+
+
+KINDS: dict[str, type[SizeRule]] = {c.kind: c for c in (ByWidth, Same, LargestOnly)}
+
+
+def from_dict(d: Any) -> SizeRule:
+    """Makes a size rule from its `kind`. Raises ValueError that names what was given."""
+    return parse("a size_rule", SizeRule, KINDS, d)

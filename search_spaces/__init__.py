@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 
-from search_spaces import constant, controls, curriculum, dynamic_dropout, families, sentences, structured
+from search_spaces import constant, controls, curriculum, dynamic_dropout, families, sentences, structured, supernet
 
 SPACES: dict[str, Callable[[optuna.Trial], dict[str, Any]]] = {
     "dynamic_dropout": dynamic_dropout.suggest,
@@ -20,6 +20,7 @@ SPACES: dict[str, Callable[[optuna.Trial], dict[str, Any]]] = {
     "structured": structured.suggest,
     "families": families.suggest,
     "sentences": sentences.suggest,
+    "supernet": supernet.suggest,
 }
 KNOWN_GOOD: dict[str, Mapping[str, dict[str, Any]]] = {
     "dynamic_dropout": dynamic_dropout.KNOWN_GOOD,
@@ -29,10 +30,12 @@ KNOWN_GOOD: dict[str, Mapping[str, dict[str, Any]]] = {
     "structured": structured.KNOWN_GOOD,
     "families": families.KNOWN_GOOD,
     "sentences": sentences.KNOWN_GOOD,
+    "supernet": supernet.KNOWN_GOOD,
 }
 EQUAL_SHARES: dict[str, tuple[str, tuple[str, ...]]] = {
     "curriculum": curriculum.EQUAL_SHARES,
     "structured": structured.EQUAL_SHARES,
     "families": families.EQUAL_SHARES,
     "sentences": sentences.EQUAL_SHARES,
+    "supernet": supernet.EQUAL_SHARES,
 }

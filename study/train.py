@@ -1,9 +1,9 @@
-"""`python -m study.train`: trains one model with one schedule: a GPT, or the user's own task."""
+"""`python -m study.train`: trains one model with one schedule: a task of the project, or the user's own."""
 
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,15 @@ from study.base.files import check_output_folder
 from study.corpus import Corpus, corpus_id, load_corpus
 from study.tasks.data import Data, check_data, make_trainer
 from study.tasks.task_files import TaskFiles, read_task_files
-from study.training.config import PRESETS, TrainingConfig
+from study.training.built_in import BUILT_IN, LANGUAGE, PRESET_NAMES, SUPERNET, task_name
+from study.training.config import TrainingConfig
 from study.training.evaluation_rows import Labels
 from study.training.measures import run_measured
 from study.training.run_folder import RunFolder
 from study.training.schedule_file import ScheduleFile, read_schedule_file
-from study.training.task_config import RunConfig, Setting, TaskConfig, default_interval, parse_settings
+from study.training.sentences_config import SENTENCES, STAGES, SentencesConfig
+from study.training.supernet_config import SupernetConfig
+from study.training.task_config import TASK, RunConfig, Setting, TaskConfig, default_interval, parse_settings
 from study.training.trainable import Trainable
 from study.training.trainer import Trainer
 
@@ -30,14 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     p = cli.parser(
         "study.train",
-        "Trains a GPT or your own task with the schedule of a file, as its trial was trained.",
+        "Trains a model with the schedule of a file, as its trial was trained: a GPT, or your own task.",
     )
     p.add_argument("--schedule", type=Path, required=True, metavar="FILE", help="a schedule file")
-    p.add_argument("--preset", choices=PRESETS, help="replaces the file's training config")
+    p.add_argument("--preset", choices=PRESET_NAMES, help="replaces the file's training config")
     p.add_argument(
         "--task",
-        metavar="FILE.py:FUNCTION",
-        help="trains your own task (see study.search --task-help); default the file's, if it lies in this folder",
+        metavar="NAME_OR_FILE.py:FUNCTION",
+        help=f"the task that --preset is of, {', '.join(BUILT_IN)} (default {LANGUAGE}); or your own (see study.search "
+        "--task-help), whose default is the file's, if it lies in this folder",
     )
     p.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of your task, beside the file's"
@@ -53,22 +57,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
     group = p.add_argument_group("single fields of the training config, instead of the file's or the preset's")
     cli.add_flags(group, TrainingConfig, show_defaults=False)
+    for name, cls in ((SUPERNET, SupernetConfig), (SENTENCES, SentencesConfig)):
+        group = p.add_argument_group(f"those that only the task {name} has")
+        cli.add_flags(group, cls, show_defaults=False, besides=TrainingConfig)
     args = p.parse_args(sys.argv[1:] if argv is None else argv)
     file = read_schedule_file(args.schedule)
     device = _device(args.device)
-    overrides = {f.name: getattr(args, f.name) for f in fields(TrainingConfig) if hasattr(args, f.name)}
+    known = {f.name for cls in (TrainingConfig, SupernetConfig, SentencesConfig) for f in fields(cls)} - {TASK}
+    overrides = {name: getattr(args, name) for name in sorted(known) if hasattr(args, name)}
+    own_task = None if args.task in BUILT_IN else args.task
     config: RunConfig
     data: Data
-    if args.task is not None or (isinstance(file.training, TaskConfig) and args.preset is None):
+    if own_task is not None or (isinstance(file.training, TaskConfig) and args.preset is None and args.task is None):
         if args.preset is not None or args.full_evaluation:
             name = "--preset" if args.preset else "--full-evaluation"
             raise UserError(f"{name} is for the GPT, not for a task: leave it out")
-        data = _task(file, args.task)
+        data = _task(file, own_task)
         config = _task_config(file, data, overrides, parse_settings(args.set))
     else:
         if args.set:
             raise UserError(f"--set {args.set[0]} needs --task FILE.py:FUNCTION: add it, or leave --set out")
-        config = _training_config(file, args.preset, overrides, device)
+        config = _training_config(file, args.task, args.preset, overrides, device)
         data = load_corpus(config.corpus, _show if sys.stderr.isatty() else None)
         expected = (file.provenance or {}).get("corpus_sha256")
         if expected not in (None, data.sha256) and not (args.preset or "corpus" in overrides):
@@ -147,16 +156,25 @@ def _device(name: str | None) -> str:
     return name or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _training_config(file: ScheduleFile, preset: str | None, overrides: dict[str, Any], device: str) -> TrainingConfig:
-    if preset is not None:
-        base = asdict(PRESETS[preset].training) | (dict(PRESETS[preset].on_cuda) if device == "cuda" else {})
-    elif isinstance(file.training, TrainingConfig):
-        base = asdict(file.training)
+def _training_config(
+    file: ScheduleFile, task: str | None, preset: str | None, overrides: dict[str, Any], device: str
+) -> TrainingConfig:
+    presets = BUILT_IN[task or LANGUAGE].presets
+    if preset is not None and preset in presets:
+        base = replace(presets[preset].training, **(dict(presets[preset].on_cuda) if device == "cuda" else {}))
+    elif preset is None and isinstance(file.training, TrainingConfig) and task in (None, task_name(file.training)):
+        base = file.training
     else:
-        raise UserError(f"the schedule file has no training config: give --preset, one of {', '.join(PRESETS)}")
+        lacks = f"--preset {preset} is none of" if preset else "the schedule file has no training config of"
+        raise UserError(f"{lacks} the task {task or LANGUAGE}: give --preset, one of {', '.join(presets)}")
+    fitting = {f.name for f in fields(base)}
+    if foreign := [name for name in overrides if name not in fitting]:
+        raise UserError(f"{cli.flag(foreign[0])} is not of the task {task_name(base)}: leave it out")
     if "corpus" in overrides:
         overrides["corpus"] = corpus_id(overrides["corpus"])
-    return TrainingConfig.from_dict(base | overrides)
+    if "steps" in overrides and overrides.keys().isdisjoint(f"{stage}_steps" for stage in STAGES):
+        base = base.with_steps(overrides.pop("steps"))
+    return replace(base, **overrides)
 
 
 def _task(file: ScheduleFile, given: str | None) -> TaskFiles:

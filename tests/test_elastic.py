@@ -14,7 +14,7 @@ from model.dropout import rate_owners, set_dropout_rate
 from model.elastic import ElasticGPT, subnet_config
 from model.generate import generate
 from model.gpt import GPT, GPTConfig
-from model.size import DROPOUT_RULES, Size
+from model.size import KINDS, ByWidth, Size
 
 CONFIG = GPTConfig(vocab_size=17, block_size=12, n_layer=3, n_head=4, n_embd=32)
 WHOLE = Size.parse("1,3")
@@ -187,9 +187,10 @@ def test_sizes_and_rates_compile_one_graph_a_size() -> None:
 
 def test_the_rate_follows_the_rule() -> None:
     half = Size.parse("0.5,3")
-    assert [WHOLE.rate(rule, 0.3, is_largest=True) for rule in DROPOUT_RULES] == [0.3, 0.3, 0.3]
-    assert [half.rate(rule, 0.3, is_largest=False) for rule in DROPOUT_RULES] == [0.15, 0.3, 0.0]
-    assert Size.parse("1,2").rate("width", 0.3, is_largest=False) == 0.3  # depth does not count
+    rules = [rule() for rule in KINDS.values()]
+    assert [rule.rate(0.3, WHOLE, is_largest=True) for rule in rules] == [0.3, 0.3, 0.3]
+    assert [rule.rate(0.3, half, is_largest=False) for rule in rules] == [0.15, 0.3, 0.0]
+    assert ByWidth().rate(0.3, Size.parse("1,2"), is_largest=False) == 0.3  # depth does not count
     _, elastic = models()
     set_dropout_rate(elastic, 0.0)
     elastic.resize(half)

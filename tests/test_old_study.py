@@ -24,7 +24,7 @@ DATA = Path(__file__).parent / "data" / "study-a403b44"
 WAS = "/home/ada/study"
 ADDED = {"cuda_graphs": False, "deterministic": False}
 """The fields of the training config that are new since, at their defaults."""
-NEW_COLUMNS = {"family": '{"kind": "standard"}', "depth": '{"kind": "uniform"}'}
+NEW_COLUMNS = {"family": '{"kind": "standard"}', "depth": '{"kind": "uniform"}', "size_rule": '{"kind": "width"}'}
 """What a study was that knew neither."""
 
 

@@ -91,7 +91,7 @@ def test_a_space_that_suggests_none_is_told_what_to_return(bad: Any) -> None:
 @pytest.mark.parametrize("regularizer", [{"schedule": LINEAR}, {"schedule": LINEAR, "family": PROB, "depth": ANNEALED}])
 def test_columns_hold_json_and_those_of_earlier_versions_a_schedule_alone(regularizer: dict[str, Any]) -> None:
     columns = as_columns(regularizer)
-    assert list(columns) == ["schedule", "family", "depth"]
+    assert list(columns) == ["schedule", "family", "depth", "size_rule"]
     assert parts_of_row(columns) == regularizer
     assert parts_of_row({"schedule": json.dumps(LINEAR), "family": None}) == {"schedule": LINEAR}
     assert parts_of({"schedule": LINEAR, "family": None, "trial": 3}) == {"schedule": LINEAR}
@@ -99,11 +99,12 @@ def test_columns_hold_json_and_those_of_earlier_versions_a_schedule_alone(regula
 
 def test_an_evaluation_of_an_earlier_version_was_standard_and_uniform(tmp_path: Path) -> None:
     row = dict.fromkeys(SCHEMA.names) | {"trial": 1, "step": 0, "schedule": json.dumps(LINEAR)}
-    new = row | {"family": json.dumps(PROB), "depth": json.dumps(ANNEALED)}
-    old = {name: row[name] for name in SCHEMA.names[:-2]}
+    defaults = {"family": '{"kind": "standard"}', "depth": '{"kind": "uniform"}', "size_rule": '{"kind": "width"}'}
+    new = row | defaults | {"family": json.dumps(PROB), "depth": json.dumps(ANNEALED)}
+    old = {name: row[name] for name in SCHEMA.names if name not in defaults}
     lines = [json.dumps(d).encode() for d in (old, new, {**old, "more": 1}, [1])] + [b"{"]
     found = list(parse_rows(lines))
-    assert found == [row | {"family": '{"kind": "standard"}', "depth": '{"kind": "uniform"}'}, new, None, None, None]
+    assert found == [row | defaults, new, None, None, None]
     assert [list(d) for d in found[:2] if d is not None] == [SCHEMA.names] * 2
     write_parquet([d for d in found if d is not None], tmp_path / "trials.parquet")
     assert read_parquet(tmp_path / "trials.parquet") == found[:2]

@@ -30,6 +30,7 @@ SMOKE = yaml.safe_dump({"training": vars(PRESETS["smoke"].training)})
 KEYS = [
     "study", "trial", "kind", "schedule", "step", "progress", "dropout_rate", "train_loss", "val_loss",
     "best_val_loss", "learning_rate", "tokens_per_second", "train_seconds", "outcome", "seed", "family", "depth",
+    "size_rule",
 ]  # fmt: skip
 
 

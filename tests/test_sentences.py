@@ -294,7 +294,7 @@ def test_the_table_always_has_tf_idf_and_the_untrained_model(corpus: Corpus) -> 
         ({"pairs_per_grade": 1}, "pairs_per_grade must be"),
         ({"train_chars": 5}, "the task sentences has no train_chars, got 5"),
         ({"val_share": 0.5}, r"the task sentences has no val_share, got 0\.5"),
-        ({"task": "supernet"}, "task must be one of sentences, got 'supernet'"),
+        ({"task": "supernet"}, "task must be sentences, got supernet"),
         ({"hard_negatives": 1}, "hard_negatives must be a bool"),
     ],
 )

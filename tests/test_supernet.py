@@ -20,7 +20,7 @@ from model.levels import LEVELS
 from model.regularizer import Regularizer
 from model.scaled_adam import ScaledAdam
 from model.schedules import from_dict
-from model.size import DROPOUT_RULES, Size
+from model.size import KINDS, Size
 from search_spaces import supernet as space
 from study.base.errors import UserError
 from study.corpus import Corpus, build_corpus
@@ -89,9 +89,10 @@ class Watched(SupernetTrainer):
         return seen
 
 
-@pytest.mark.parametrize("rule", DROPOUT_RULES)
+@pytest.mark.parametrize("rule", KINDS)
 def test_a_step_trains_the_largest_the_smallest_and_random_sizes_at_their_rates(corpus: Corpus, rule: str) -> None:
-    run = Watched(replace(CONFIG, dropout_rule=rule, n_random=2, steps=12), from_dict(LINEAR), corpus)
+    regularizer = {"schedule": LINEAR, "size_rule": {"kind": rule}}
+    run = Watched(replace(CONFIG, n_random=2, steps=12), regularizer, corpus)
     seen = run.watch()
     run.train_steps(12)
     assert len(seen) == 12 * 4
@@ -308,7 +309,6 @@ def test_configs_are_told_by_their_keys() -> None:
         ({"importance_clip": 0.5}, "importance_clip must be a number of at least 1"),
         ({"alpha_low": 11}, "alpha_low must be a number from -10 to 10"),
         ({"optimizer": "sgd"}, "optimizer must be one of adamw, scaled_adam, got 'sgd'"),
-        ({"dropout_rule": "depth"}, "dropout_rule must be one of width, same, largest, got 'depth'"),
         ({"cuda_graphs": True}, "cuda_graphs must be false for a supernet"),
     ],
 )
@@ -336,10 +336,9 @@ def test_the_space_searches_the_rule() -> None:
     rules = set()
     for _, parameters in space.KNOWN_GOOD.items():
         suggested = space.suggest(optuna.trial.FixedTrial(parameters))  # type: ignore[arg-type]
-        assert suggested.keys() == {"schedule", "training"}
-        Regularizer.from_dict({"schedule": suggested["schedule"]})
-        rules.add(replace(CONFIG, **suggested["training"]).dropout_rule)
-    assert rules == set(DROPOUT_RULES)
+        assert suggested.keys() == {"schedule", "size_rule"}
+        rules.add(Regularizer.from_dict(suggested).size_rule)
+    assert rules == {rule() for rule in KINDS.values()}
 
 
 def test_compiling_leaves_the_size_the_rates_and_the_numbers(corpus: Corpus) -> None:

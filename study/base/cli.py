@@ -43,11 +43,11 @@ def add_flags(
 ) -> None:
     """Adds a flag for each field of a config dataclass; the result holds only the flags that were given.
 
-    `besides` is a dataclass whose fields have their flags already.
+    A field that is not `described` has no flag. `besides` is a dataclass whose fields have their flags already.
     """
     hints = get_type_hints(config)
     known = {f.name for f in fields(besides)} if besides else set[str]()
-    for f in (f for f in fields(config) if f.name not in known):
+    for f in (f for f in fields(config) if f.name not in known and "help" in f.metadata):
         kind = next((k for k in get_args(hints[f.name]) if k is not types.NoneType), hints[f.name])
         text = f.metadata["help"]
         if show_defaults and f.default not in (MISSING, None, False, ()) and "default" not in text:

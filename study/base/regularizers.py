@@ -1,4 +1,4 @@
-"""Regularizers as plain dicts: a schedule, and a family and a depth where these are not the defaults.
+"""Regularizers as plain dicts: a schedule, and a family, a depth and a size_rule where these are not the defaults.
 
 Optuna's attributes, evaluations, verdicts and MLflow's params hold the parts under these names. What an earlier version
 wrote has a schedule only.
@@ -11,8 +11,12 @@ from typing import Any
 from model.checks import short
 from study.base.errors import UserError
 
-SCHEDULE, FAMILY, DEPTH = "schedule", "family", "depth"
-DEFAULTS: dict[str, dict[str, Any]] = {FAMILY: {"kind": "standard"}, DEPTH: {"kind": "uniform"}}
+SCHEDULE, FAMILY, DEPTH, SIZE_RULE = PARTS = ("schedule", "family", "depth", "size_rule")
+DEFAULTS: dict[str, dict[str, Any]] = {
+    FAMILY: {"kind": "standard"},
+    DEPTH: {"kind": "uniform"},
+    SIZE_RULE: {"kind": "width"},
+}
 
 
 def as_regularizer(suggested: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,28 +26,28 @@ def as_regularizer(suggested: Mapping[str, Any]) -> dict[str, Any]:
     """
     whole = suggested if isinstance(suggested, Mapping) and SCHEDULE in suggested else {SCHEDULE: suggested}
     for name, part in whole.items():
-        if name not in (SCHEDULE, FAMILY, DEPTH) or not isinstance(part, Mapping) or "kind" not in part:
+        if name not in PARTS or not isinstance(part, Mapping) or "kind" not in part:
             raise UserError(
                 f"the search space suggests {short(suggested)}: it must return a schedule's dict with its kind, or a "
-                f"regularizer's with {SCHEDULE}, and perhaps {FAMILY} and {DEPTH}, each with its kind"
+                f"regularizer's with {SCHEDULE}, and perhaps {FAMILY}, {DEPTH} and {SIZE_RULE}, each with its kind"
             )
     return parts_of(whole)
 
 
 def parts_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the regularizer in a record that has more keys, without parts that are the defaults."""
-    parts = {name: record[name] for name in (SCHEDULE, FAMILY, DEPTH) if record.get(name) is not None}
+    parts = {name: record[name] for name in PARTS if record.get(name) is not None}
     return {name: value for name, value in parts.items() if value != DEFAULTS.get(name)}
 
 
 def parts_of_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the regularizer of an evaluation or a run, whose columns hold JSON."""
-    return parts_of({name: json.loads(row[name]) for name in (SCHEDULE, FAMILY, DEPTH) if row.get(name) is not None})
+    return parts_of({name: json.loads(row[name]) for name in PARTS if row.get(name) is not None})
 
 
 def as_columns(regularizer: Mapping[str, Any]) -> dict[str, str]:
     """Returns the columns of a regularizer, as JSON; those of the defaults too, so that a table has no gaps."""
-    return {name: json.dumps(regularizer.get(name, DEFAULTS.get(name))) for name in (SCHEDULE, FAMILY, DEPTH)}
+    return {name: json.dumps(regularizer.get(name, DEFAULTS.get(name))) for name in PARTS}
 
 
 def family_kind(regularizer: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from model.families import Standard, Standout
 from model.families import control as same_sites
 from model.regularizer import Regularizer
 from model.schedules import Constant, Piecewise, ValLoss
+from model.size import ByWidth
 from study.confirm.arms import Arm, CompletedTrial, canonical_regularizer
 from study.confirm.decision import Comparison, claim, compare
 from study.confirm.statistics import holm
@@ -47,6 +48,9 @@ def controls_of(regularizer: Regularizer) -> list[Control]:
     if regularizer.depth != Uniform():
         simpler = replace(regularizer, depth=Uniform())
         found.append(Control(prefix="uniform", what="the same rate in all layers", regularizer=simpler))
+    if regularizer.size_rule != ByWidth():
+        simpler = replace(regularizer, size_rule=ByWidth())
+        found.append(Control(prefix="width", what="rates by the width of each size", regularizer=simpler))
     if not regularizer.is_plain and not isinstance(regularizer.schedule, Constant | Piecewise | ValLoss):
         largest = max(regularizer.rate(0), regularizer.rate(1))  # as papers compare a schedule with its end
         simpler = replace(regularizer, schedule=Constant(largest))
@@ -68,8 +72,8 @@ def best_of_families(completed: Iterable[CompletedTrial]) -> list[CompletedTrial
 def family_arms(best: Sequence[CompletedTrial]) -> list[Arm]:
     """Returns an arm for the best trial of each family, each with its controls; the first is the study's winner.
 
-    Only the winner is trained with the same rate in all layers too: depth is not the families' question. None is
-    trained at its largest rate throughout: for the winner `arms` has its mean rate.
+    Only the winner is trained with the same rate in all layers too, and with rates by width: depth and sizes are not
+    the families' question. None is trained at its largest rate throughout: for the winner `arms` has its mean rate.
     """
     found = []
     for place, trial in enumerate(best):
@@ -79,7 +83,7 @@ def family_arms(best: Sequence[CompletedTrial]) -> list[Arm]:
         found += [
             Arm(name=f"{c.prefix}-{kind}", meaning=f"{c.what} as {name}", **parts(c.regularizer))
             for c in controls_of(trial.regularizer)
-            if c.prefix in (("control", "gate", "uniform") if place == 0 else ("control", "gate"))
+            if c.prefix in (("control", "gate", "uniform", "width") if place == 0 else ("control", "gate"))
         ]
     return found
 

@@ -5,7 +5,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence, Set
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from model.schedules import Constant, from_dict
 from study.base.errors import UserError, first_line
 from study.base.names import METRIC
 from study.base.regularizers import parts_of
-from study.confirm.arms import BASELINE, NO_DROPOUT, PAPER_PREFIX, Arm, canonical_regularizer, is_constant_rate
+from study.confirm.arms import BASELINE, NO_DROPOUT, PAPER_PREFIX, Arm, canonical_regularizer
+from study.confirm.compared_runs import Run, check_alike, read_runs
 from study.confirm.decision import seed_sd
 from study.confirm.looks import follow_runs
 from study.confirm.options import RunsOptions
@@ -31,49 +32,13 @@ from study.confirm.verdict_file import read_verdict, write_verdict
 from study.confirm.wording import after_look
 from study.corpus import Corpus, load_corpus
 from study.engine.display import describe
-from study.training.config import TrainingConfig
+from study.tasks.data import make_trainer
+from study.training.built_in import is_plain, unit_of
 from study.training.evaluation import windows
-from study.training.evaluation_rows import best_row, parse_rows
+from study.training.evaluation_rows import best_row
 from study.training.measures import measure_best
-from study.training.measures_file import Measures
-from study.training.regularized import Regularized, parts
-from study.training.run_folder import RunFolder
-from study.training.schedule_file import read_schedule_file
+from study.training.regularized import parts
 from study.training.trainer import Trainer
-
-MAY_DIFFER = ("seed", "threads", "corpus")
-"""Fields in which compared runs may differ. Threads depend on the machine, and the hash identifies a corpus whose path
-differs between machines."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run(Regularized):
-    """A run, read from its folder."""
-
-    folder: RunFolder
-    training: TrainingConfig
-    measures: Measures
-
-    @property
-    def simple(self) -> Regularizer:
-        """The simplest regularizer that drops the same."""
-        return canonical_regularizer(self.regularizer)
-
-    @property
-    def is_constant_rate(self) -> bool:
-        """Whether it may be the baseline."""
-        return is_constant_rate(self.regularizer)
-
-    @property
-    def words(self) -> str:
-        """Its regularizer in words."""
-        return describe(self.regularizer.to_dict())
-
-    @property
-    def completed(self) -> bool:
-        """Whether the run has reached its end."""
-        rows = self.folder.rows()
-        return bool(rows) and rows[-1]["outcome"] is not None
 
 
 def judge_runs(paths: Sequence[Path], options: RunsOptions, console: Console) -> int:
@@ -84,8 +49,8 @@ def judge_runs(paths: Sequence[Path], options: RunsOptions, console: Console) ->
     """
     output = Path(options.output)
     _check_output(output)
-    runs = [_read(path) for path in _folders(paths)]
-    _check_alike(runs, options.corpus)
+    runs = read_runs(paths)
+    check_alike(runs, options.corpus)
     seeds = {run.training.seed for run in runs if not run.is_constant_rate} or {r.training.seed for r in runs}
     sweep = [run for run in runs if run.training.seed not in seeds]
     compared = [run for run in runs if run.training.seed in seeds]
@@ -115,6 +80,7 @@ def judge_runs(paths: Sequence[Path], options: RunsOptions, console: Console) ->
         )
     if len({run.measures.device for run in compared if run.measures.device}) > 1:
         warnings.append("the runs trained on different devices: their times and sampling speeds cannot be compared")
+    papers = is_plain(runs[0].training)
     verdict = judge(
         results,
         arms,
@@ -122,9 +88,11 @@ def judge_runs(paths: Sequence[Path], options: RunsOptions, console: Console) ->
         same_as={},
         warnings=warnings,
         corpus_sha256=sha256,
-        whole=runs[0].training.val_share == 1,
+        whole=runs[0].training.val_share == 1 and papers,
         before=_earlier(output, arms, seeds),
         sequential=looks,
+        unit=unit_of(runs[0].training),
+        papers=papers,
     )
     output.mkdir(exist_ok=True)
     results.write(output)
@@ -157,65 +125,12 @@ def _earlier(output: Path, arms: Sequence[Arm], seeds: Set[int]) -> dict[str, An
     return before if then == now and seeds >= set(before["seeds"]) else None
 
 
-def _folders(paths: Sequence[Path]) -> list[Path]:
-    folders = []
-    for path in paths:
-        below = [path] if (path / "config.yaml").exists() else sorted(p.parent for p in path.rglob("config.yaml"))
-        if not below:
-            raise UserError(f"--runs {path}: there is no run of study.train --output in it, nor below it")
-        folders += below
-    return list(dict.fromkeys(folder.resolve() for folder in folders))
-
-
-def _read(path: Path) -> Run:
-    folder = RunFolder(path)
-    file = read_schedule_file(folder.config)
-    if not isinstance(file.training, TrainingConfig):
-        raise UserError(f"--runs {path}: its config.yaml has no training config of a GPT")
-    try:  # a trial's damaged line is skipped, because the trial trains again; these runs do not
-        lines = folder.metrics.read_bytes().splitlines() if folder.metrics.exists() else []
-        if None in parse_rows(lines):
-            raise ValueError("not only evaluations")
-    except (OSError, ValueError) as error:
-        raise UserError(f"--runs {path}: {folder.metrics.name} is damaged ({error})") from None
-    return Run(folder=folder, **parts(file.regularizer), training=file.training, measures=Measures.read(path))
-
-
 def _check_output(output: Path) -> None:
     parent = output.absolute().parent
     if (output.exists() and not output.is_dir()) or not parent.is_dir():
         raise UserError(f"--output {output} cannot be made: give a folder, in one that exists")
     if not os.access(output if output.exists() else parent, os.W_OK):
         raise UserError(f"--output {output} cannot be written: give another folder")
-
-
-def _check_alike(runs: Sequence[Run], corpus: str | None) -> None:
-    """Raises UserError if the runs cannot be compared."""
-    first, seen = runs[0], dict[tuple[Regularizer, int], Path]()
-    for run in runs:
-        a, b = asdict(first.training), asdict(run.training)
-        for name in a:
-            if a[name] != b[name] and name not in MAY_DIFFER:
-                raise UserError(
-                    f"--runs {first.folder.path} and {run.folder.path} differ in {name} ({a[name]} and {b[name]}): "
-                    "only schedule and seed may differ"
-                )
-        key = run.simple, run.training.seed
-        if key in seen:
-            raise UserError(
-                f"--runs {seen[key]} and {run.folder.path} are both {run.words} with seed "
-                f"{run.training.seed}: leave one out"
-            )
-        seen[key] = run.folder.path
-    hashes = {run.measures.corpus_sha256: run for run in runs if run.measures.corpus_sha256}
-    names = {run.training.corpus: run for run in runs}
-    told = corpus is not None or all(run.measures.corpus_sha256 for run in runs)
-    if len(hashes) > 1 or (len(names) > 1 and not told):
-        one, other = list((hashes if len(hashes) > 1 else names).values())[:2]
-        raise UserError(
-            f"--runs {one.folder.path} and {other.folder.path} learned from different texts ({one.training.corpus} "
-            f"and {other.training.corpus}): compare runs on the same one, or name it with --corpus if it is the same"
-        )
 
 
 def _choose_baseline(compared: Sequence[Run], sweep: Sequence[Run]) -> tuple[float, list[str]]:
@@ -260,7 +175,9 @@ def _measure(runs: Sequence[Run], options: RunsOptions, console: Console) -> str
 
 def _measure_run(run: Run, corpus: Corpus, device: str, speed: bool) -> None:
     threads = torch.get_num_threads()
-    trainer = Trainer(replace(run.training, compile=False, threads=threads), run.regularizer, corpus, device)
+    config = replace(run.training, compile=False, threads=threads)
+    trainer = make_trainer(config, run.regularizer, corpus, device)
+    assert isinstance(trainer, Trainer)
     try:
         measure_best(run.measures, run.folder, trainer, corpus)
     except (OSError, RuntimeError) as error:  # no weights; weights of another shape
@@ -269,8 +186,9 @@ def _measure_run(run: Run, corpus: Corpus, device: str, speed: bool) -> None:
         ) from None
     if not speed:
         run.measures.sampling_tokens_per_second = None
-    loss = trainer.mean_loss(windows(corpus.split("full_val"), run.training, trainer.device))
-    run.measures.full_val_loss = [(best_row(run.folder.rows())["step"], loss)]
+    if trainer.reads_text:
+        loss = trainer.mean_loss(windows(corpus.split("full_val"), run.training, trainer.device))
+        run.measures.full_val_loss = [(best_row(run.folder.rows())["step"], loss)]
 
 
 def _arms(runs: Sequence[Run], rate: float) -> list[Arm]:

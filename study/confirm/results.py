@@ -46,6 +46,7 @@ RUNS = pa.schema(
         ("run_id", pa.string()),
         ("family", pa.string()),  # JSON
         ("depth", pa.string()),  # JSON
+        ("size_rule", pa.string()),  # JSON
     ]
 )
 Row = dict[str, Any]

@@ -43,9 +43,9 @@ from study.records.lock import StudyLock
 from study.records.storage import Storage
 from study.tasks.data import load_data
 from study.tracking.client import check
+from study.training.built_in import is_plain, unit_of
 from study.training.config import TrainingConfig
 from study.training.measures_file import Measures
-from study.training.task_config import unit_of
 
 NOTE = """Is a schedule of the study really better than the best constant rate? Each child run trains one arm (tag
 `arm`) with one fresh seed (tag `seed`). `verdict.json` is the answer; `runs.parquet` and `evaluations.parquet` are what
@@ -223,6 +223,7 @@ class _Confirmation:
         self, results: Results, chosen: Sequence[Arm], same_as: Mapping[str, str], looks: Looks | None
     ) -> dict[str, Any]:
         config = self._config
+        papers = is_plain(config.training)
         warnings = ["runs shared a GPU: their times and sampling speeds mean nothing"] if config.packed else []
         return judge(
             results,
@@ -231,11 +232,11 @@ class _Confirmation:
             same_as=same_as,
             warnings=warnings,
             corpus_sha256=config.corpus_sha256,
-            whole=isinstance(config.training, TrainingConfig) and config.training.val_share == 1,
+            whole=isinstance(config.training, TrainingConfig) and config.training.val_share == 1 and papers,
             before=read_verdict(self._folder.path),
             sequential=looks,
             unit=unit_of(config.training),
-            papers=isinstance(config.training, TrainingConfig),
+            papers=papers,
         )
 
     def _announce(self, sweep: Sequence[Run]) -> None:

@@ -15,7 +15,7 @@ from model.families import NANOGPT_SITES
 from study.base.names import Key, Outcome
 from study.base.output import printable
 from study.base.ranking import MORE_SEEDS
-from study.base.regularizers import DEPTH, FAMILY, SCHEDULE, parts_of
+from study.base.regularizers import DEPTH, FAMILY, SCHEDULE, SIZE_RULE, parts_of
 from study.engine.run_source import Ending
 from study.engine.run_spec import RunSpec
 
@@ -32,7 +32,12 @@ def describe(record: Mapping[str, Any]) -> str:
     if SCHEDULE not in record:
         return _schedule(record)
     parts = parts_of(record)
-    words = [_schedule(parts[SCHEDULE]), _family(parts.get(FAMILY, {})), _depth(parts.get(DEPTH, {}))]
+    words = [
+        _schedule(parts[SCHEDULE]),
+        _family(parts.get(FAMILY, {})),
+        _depth(parts.get(DEPTH, {})),
+        _SIZE_RULES.get(parts.get(SIZE_RULE, {}).get("kind"), ""),
+    ]
     return ", ".join(word for word in words if word)
 
 
@@ -77,6 +82,7 @@ def _schedule(schedule: Mapping[str, Any]) -> str:
     return " ".join(words) + (f" ({details})" if details else "")
 
 
+_SIZE_RULES = {"same": "same rate for all sizes", "largest": "on the largest size only"}
 _SWITCHES = {
     "learned": ("", "learned"),
     "calibrated": ("uncalibrated", ""),

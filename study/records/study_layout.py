@@ -15,7 +15,7 @@ from study.base.names import LOSS, LOSS_AND_TIME
 from study.base.sealed_files import read_kept, write_kept
 from study.records.lock import CLAIMS
 from study.records.storage import Storage
-from study.training.config import PRESETS
+from study.training.built_in import PRESET_NAMES
 from study.training.run_folder import RunFolder
 from study.training.task_config import TASK, RunConfig, read_config
 
@@ -26,7 +26,7 @@ CHOICES = {
     "scheduler": ("asha", "none"),
     "objectives": (LOSS, LOSS_AND_TIME),
     "device": ("cpu", "cuda"),
-    "preset": (*PRESETS, TASK),
+    "preset": (*PRESET_NAMES, TASK),
 }
 
 _ADDED = {"replicate": 0, "objectives": LOSS}
@@ -38,7 +38,7 @@ class StudyConfig:
     """What a study is, whatever machine it runs on.
 
     Attributes:
-        preset: of the GPT; `task` for the user's own task.
+        preset: of the project's own task that `training` is of; `task` for the user's own.
         replicate: how many of the best trials are trained with more seeds.
         objectives: what the search minimises.
         grace_steps: what ASHA gives every trial before it may stop it.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from study.base.regularizers import DEFAULTS, DEPTH, FAMILY
+from study.base.regularizers import DEFAULTS, DEPTH, FAMILY, SIZE_RULE
 
 FEWEST = 5
 """Fewer completed trials do not tell luck from merit."""
@@ -24,8 +24,8 @@ NOISES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 def kin(regularizer: Mapping[str, Any]) -> str:
     """Returns a name for what is dropped where. The rates of trials that share it can be compared."""
-    family, depth = (regularizer.get(part, DEFAULTS[part]) for part in (FAMILY, DEPTH))
-    return json.dumps([family["kind"], family.get("elsewhere"), family.get("sites"), depth["kind"]])
+    family, depth, rule = (regularizer.get(part, DEFAULTS[part]) for part in (FAMILY, DEPTH, SIZE_RULE))
+    return json.dumps([family["kind"], family.get("elsewhere"), family.get("sites"), depth["kind"], rule["kind"]])
 
 
 def expected_losses(

@@ -18,7 +18,7 @@ from study.report.analysis import Analysis
 from study.report.captions import ReportFigures
 from study.report.source import Source
 from study.report.trials import pareto_front
-from study.training.task_config import unit_of
+from study.training.built_in import loss_sentence, unit_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,7 @@ def _context(analysis: Analysis, figures: ReportFigures, storage: str | None) ->
         "grace": sentences.grace_period(analysis.rungs, analysis.evaluations, config.scheduler),
         "prices": analysis.stopping_prices,
         "trained": sentences.trained(config),
+        "losses": loss_sentence(config.training),
         "price": sentences.stopping_price(analysis.stopping_prices, config.grace_steps, unit_of(config.training)),
         "edges": [sentences.edge_warning(edge) for edge in analysis.edges],
         "has_parameters": source.study is not None,

@@ -13,6 +13,7 @@ from study.report.parameters import FEW_IN_TOP, Importance
 from study.report.rungs import Rung
 from study.report.stopping_price import DRAWS, StoppingPrice
 from study.report.trials import Trial, ranked
+from study.training.built_in import LANGUAGE, task_name
 from study.training.task_config import TaskConfig
 
 FEW = 8
@@ -272,8 +273,10 @@ def trained(config: StudyConfig) -> str:
     if isinstance(training, TaskConfig):
         settings = "".join(f", {name} {value}" for name, value in training.settings.items())
         return f"Task {training.task} (SHA-256 {training.task_sha256[:12]}){settings}, {training.steps:,} steps"
+    task = task_name(training)
+    preset = f"Preset {config.preset}" if task == LANGUAGE else f"Task {task}, preset {config.preset}"
     return (
-        f"Preset {config.preset}: {training.n_layer} layers, {training.n_head} heads, {training.n_embd} channels, "
+        f"{preset}: {training.n_layer} layers, {training.n_head} heads, {training.n_embd} channels, "
         f"context {training.block_size}, batch {training.batch_size}, {training.steps:,} steps; "
         f"corpus {training.corpus}"
     )

@@ -8,7 +8,7 @@ from typing import Any
 from study.base import ranking
 from study.base.names import Outcome
 from study.base.ranking import best_first, mean_of_seeds
-from study.base.regularizers import DEFAULTS, DEPTH, FAMILY, SCHEDULE, parts_of, parts_of_row
+from study.base.regularizers import DEFAULTS, DEPTH, FAMILY, SCHEDULE, SIZE_RULE, parts_of, parts_of_row
 
 Row = Mapping[str, Any]
 """One evaluation, with the columns of trials.parquet."""
@@ -20,7 +20,8 @@ class TrialRecord:
 
     Attributes:
         outcome: None if the trial has not ended.
-        schedule: None if the driver crashed before it stored the schedule. `family` and `depth`: None for the default.
+        schedule: None if the driver crashed before it stored the schedule. Its other parts: None for
+            the default.
         trials_per_gpu: the most trials that shared the trial's GPU in any session.
         replicates: the best_val_loss of each completed replicate.
     """
@@ -29,6 +30,7 @@ class TrialRecord:
     schedule: dict[str, Any] | None = None
     family: dict[str, Any] | None = None
     depth: dict[str, Any] | None = None
+    size_rule: dict[str, Any] | None = None
     reason: str | None = None
     known_good: str | None = None
     trials_per_gpu: int = 1
@@ -49,6 +51,7 @@ class Trial:
     train_seconds: float
     family: dict[str, Any] = field(default_factory=lambda: DEFAULTS[FAMILY])
     depth: dict[str, Any] = field(default_factory=lambda: DEFAULTS[DEPTH])
+    size_rule: dict[str, Any] = field(default_factory=lambda: DEFAULTS[SIZE_RULE])
 
     @property
     def kind(self) -> str:
@@ -63,7 +66,7 @@ class Trial:
     @property
     def regularizer(self) -> dict[str, Any]:
         """Its regularizer, as a plain dict without defaults."""
-        return parts_of({SCHEDULE: self.schedule, FAMILY: self.family, DEPTH: self.depth})
+        return parts_of(vars(self))
 
     @property
     def is_plain(self) -> bool:

@@ -1,4 +1,4 @@
-"""The config of a new study, from its options: the GPT of a preset, or the user's own task."""
+"""The config of a new study, from its options: a preset of the project's tasks, or the user's own task."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,8 @@ from study.records.study_layout import StudyConfig, StudyFolder
 from study.search.options import SearchOptions
 from study.tasks.data import Data
 from study.tasks.task_files import TaskFiles, read_task_files
-from study.training.config import PRESETS, TrainingConfig
+from study.training.built_in import LANGUAGE
+from study.training.config import TrainingConfig
 from study.training.task_config import TASK, RunConfig, TaskConfig, default_interval
 
 TASK_TRIALS = 16
@@ -24,15 +25,16 @@ TASK_GRACE_SHARE = 0.5
 
 def new_data(options: SearchOptions, on_progress: Callable[[str], None] | None) -> Data:
     """Returns what a new study learns from. Raises UserError if it cannot be read."""
-    if options.task is not None:
-        return read_task_files(options.task)
-    return load_corpus(options.corpus, on_progress)
+    if options.own_task is not None:
+        return read_task_files(options.own_task)
+    return load_corpus(options.chosen_corpus, on_progress)
 
 
 def preset_training(options: SearchOptions, preset: str) -> TrainingConfig:
     """Returns a preset's training config with the options in it."""
-    training = replace(PRESETS[preset].training, seed=options.seed, corpus=corpus_id(options.corpus))
-    return training if options.steps is None else replace(training, steps=options.steps)
+    training = options.built_in.presets[preset].training
+    training = replace(training, seed=options.seed, corpus=corpus_id(options.chosen_corpus))
+    return training if options.steps is None else training.with_steps(options.steps)
 
 
 def new_config(
@@ -44,10 +46,10 @@ def new_config(
     home = None if storage.is_remote else StudyFolder(storage.folder, study).path
     interval = training.eval_interval  # ASHA looks at evaluations
     grace = max(interval, math.floor(grace_share * training.steps / interval) * interval)
-    shares = EqualShares.of_space(options.space)
+    shares = EqualShares.of_space(options.chosen_space)
     return StudyConfig(
         name=study,
-        space=options.space,
+        space=options.chosen_space,
         preset=preset,
         trials=options.trials or (trials if shares is None else shares.trials(trials)),
         replicate=options.replicate or 0,
@@ -77,6 +79,7 @@ def _defaults(options: SearchOptions, gpus: int, data: Data) -> tuple[str, str, 
             settings=options.settings,
         )
         return TASK, Path(data.name.partition(":")[0]).stem, training, TASK_TRIALS, TASK_GRACE_SHARE
-    name = options.preset or ("shakespeare_char" if gpus else "laptop")
-    preset = PRESETS[name]
-    return name, name, preset_training(options, name), preset.trials, preset.grace_share
+    name = options.preset or (options.built_in.on_gpus if gpus else "laptop")
+    preset = options.built_in.presets[name]
+    stem = name if options.task in (None, LANGUAGE) else f"{options.task}-{name}"
+    return name, stem, preset_training(options, name), preset.trials, preset.grace_share

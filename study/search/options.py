@@ -10,7 +10,7 @@ from study.base.errors import UserError
 from study.base.names import LOSS, LOSS_AND_TIME
 from study.base.ranking import MORE_SEEDS
 from study.records.storage import check_scheme
-from study.training.config import PRESETS
+from study.training.built_in import BUILT_IN, LANGUAGE, PRESET_NAMES, SUPERNET, BuiltIn
 from study.training.task_config import Setting, parse_settings
 
 MACHINE_FIELDS = (
@@ -46,25 +46,33 @@ class SearchOptions:
     )
     name: str | None = described("name of the study: MLflow experiment and folder; default preset and UTC time", None)
     resume: bool = described("continue a study that was stopped or killed, or give it more trials", False)
-    space: str = described("search space", "dynamic_dropout", choices=tuple(SPACES))
-    preset: str | None = described(
-        "model and budget; default shakespeare_char on GPUs, laptop on the CPU", None, choices=tuple(PRESETS)
+    space: str | None = described(
+        "search space; default that of the task, dynamic_dropout for language", None, choices=tuple(SPACES)
     )
-    corpus: str = described(
-        "shakespeare (bundled), shakespeare_char (fetched once), or a UTF-8 text file",
-        "shakespeare",
+    preset: str | None = described(
+        "model and budget; default shakespeare_char on GPUs, gpu for sentences, laptop on the CPU",
+        None,
+        choices=PRESET_NAMES,
+    )
+    corpus: str | None = described(
+        "shakespeare (bundled, the default), shakespeare_char (fetched once), verses (for sentences), or a UTF-8 text "
+        "file",
+        None,
         metavar="NAME_OR_PATH",
     )
     task: str | None = described(
-        "your own model and data instead of the GPT: a function in a file; see --task-help",
+        f"what trials train: {', '.join(BUILT_IN)} (default {LANGUAGE}), or your own model and data, a function in a "
+        "file; see --task-help",
         None,
-        metavar="FILE.py:FUNCTION",
+        metavar="NAME_OR_FILE.py:FUNCTION",
     )
     set: tuple[str, ...] = described(
         "a setting that your task reads as run.config.KEY; may be given several times", (), metavar="KEY=VALUE"
     )
     task_help: bool = described("print an example of a task, and exit", False)
-    steps: int | None = described("optimizer steps a trial; default the preset's; --task needs it", None, least=1)
+    steps: int | None = described(
+        "optimizer steps a trial; default the preset's; your own task needs it", None, least=1
+    )
     eval_interval: int | None = described(
         "of your task: steps between two evaluations; default a twentieth of the steps", None, least=1
     )
@@ -120,18 +128,47 @@ class SearchOptions:
         return self.scheduler or ("asha" if self.objectives == LOSS else "none")
 
     @property
+    def own_task(self) -> str | None:
+        """The file and the function of the user's own task; None for a task of the project."""
+        return None if self.task in (None, *BUILT_IN) else self.task
+
+    @property
+    def built_in(self) -> BuiltIn:
+        """The project's task; what it says of the user's own task is the language model's."""
+        return BUILT_IN.get(self.task or LANGUAGE, BUILT_IN[LANGUAGE])
+
+    @property
+    def chosen_space(self) -> str:
+        """The search space of a new study."""
+        return self.space or self.built_in.space
+
+    @property
+    def chosen_corpus(self) -> str:
+        """The corpus of a new study."""
+        return self.corpus or self.built_in.corpus
+
+    @property
     def settings(self) -> dict[str, Setting]:
         """The settings of the user's own task."""
         return parse_settings(self.set)
 
     def _check_task(self) -> None:
         _ = self.settings
-        if self.task is None:
+        if self.space == SUPERNET != self.task and not self.resume:
+            raise UserError(f"--space {SUPERNET} is of --task {SUPERNET}, whose sizes it tells apart: give both")
+        if self.own_task is None:
+            if self.preset not in (None, *self.built_in.presets):
+                raise UserError(
+                    f"--preset {self.preset} is none of --task {self.task or LANGUAGE}: give one of "
+                    f"{', '.join(self.built_in.presets)}"
+                )
             for name in ("set", "eval_interval"):
                 if getattr(self, name) and not self.resume:
                     raise UserError(f"{flag(name)} needs --task FILE.py:FUNCTION: add it, or leave {flag(name)} out")
             return
-        if self.preset is not None or self.corpus != "shakespeare":
+        if ":" not in self.own_task:
+            raise UserError(f"--task {self.task} is none of {', '.join(BUILT_IN)}, and no FILE.py:FUNCTION: give one")
+        if self.preset is not None or self.corpus is not None:
             name = "preset" if self.preset is not None else "corpus"
             raise UserError(f"{flag(name)} is the GPT's, and --task {self.task} brings its own: leave one of them out")
         if self.steps is None and not self.resume:

@@ -32,7 +32,7 @@ from study.tasks.data import Data, check_data, load_data
 from study.tasks.task_files import TaskFiles, read_task_files
 from study.tracking.client import check, has_experiment, tracking_uri
 from study.tracking.experiment import has_all
-from study.training.config import PRESETS
+from study.training.built_in import task_name
 from study.training.task_config import TaskConfig
 
 log = logging.getLogger(__name__)
@@ -123,7 +123,8 @@ def _plan(
     config = old or new_config(options, storage, gpus, data, uri, database)
     config = _grown(config, options)
     check_data(config.training, data)
-    on_cuda = PRESETS[config.preset].on_cuda if old is None and config.preset in PRESETS else {}
+    presets = {} if options.own_task else options.built_in.presets
+    on_cuda = presets[config.preset].on_cuda if old is None and presets else {}
     machines = try_machines(options, gpus, config.trials, config.training, on_cuda, data, alone=timed)
     if timed and gpus and machines.estimate.device == "cpu":
         raise UserError("torch cannot use the GPUs here, and trials would share the CPU: give --gpus 0")
@@ -167,12 +168,13 @@ def _old_config(folder: StudyFolder, options: SearchOptions, given: Mapping[str,
     if old.space not in SPACES:
         raise UserError(f"study {old.name} has the space {old.space!r:.60}, and there are {', '.join(SPACES)} only")
 
-    if options.task is not None:
-        _check_same_task(old, read_task_files(options.task))
-    is_now = asdict(options) | {"corpus": corpus_id(options.corpus), "set": options.settings}
+    if options.own_task is not None:
+        _check_same_task(old, read_task_files(options.own_task))
+    is_now = asdict(options) | {"corpus": corpus_id(options.chosen_corpus), "set": options.settings}
     is_now["optuna_storage"] = absolute(options.optuna_storage or "")
     training = asdict(old.training)
-    was = training | asdict(old) | {"set": training.get("settings", {}), "task": options.task, "task_help": False}
+    task = options.own_task or task_name(old.training)
+    was = training | asdict(old) | {"set": training.get("settings", {}), "task": task, "task_help": False}
     was["optuna_storage"] = recalled(old.optuna_storage, folder.path) or old.optuna_storage
     for name in given:
         before, now = was.get(name), is_now[name]
@@ -190,7 +192,9 @@ def _old_config(folder: StudyFolder, options: SearchOptions, given: Mapping[str,
 def _check_same_task(old: StudyConfig, files: TaskFiles) -> None:
     """Raises UserError if these are not the files that the study's task began with."""
     if not isinstance(old.training, TaskConfig):
-        raise UserError(f"--task {files.name} contradicts the study, which trains the GPT: leave it out")
+        raise UserError(
+            f"--task {files.name} contradicts the study, which trains {task_name(old.training)}: leave it out"
+        )
     if (files.name, files.sha256) != (old.training.task, old.training.task_sha256):
         raise UserError(
             f"--task {files.name} has changed since the study began with {old.training.task}: leave --task out to go "

@@ -35,9 +35,11 @@ from study.tracking.client import is_ui_default
 from study.tracking.deadline import SEND_SECONDS, SEND_SECONDS_INTERRUPTED
 from study.tracking.view import view_path
 from study.tracking.writer import StudyWriter
+from study.training.built_in import task_name
 from study.training.evaluation_rows import best_row, write_parquet
 from study.training.run_folder import RunFolder
 from study.training.schedule_file import read_schedule_file
+from study.training.sentences_config import SENTENCES
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +132,9 @@ def _write_winner(plan: Plan, winner: FrozenTrial, writer: StudyWriter) -> str |
             val_losses=[(row["step"], row["val_loss"]) for row in run.rows()],
             facts=facts(plan.data.sha256),
         ).write(plan.folder.best_schedule)
-        return write_sample(run, plan.data) if isinstance(plan.data, Corpus) else None
+        if not isinstance(plan.data, Corpus) or task_name(plan.config.training) == SENTENCES:
+            return None  # no language model
+        return write_sample(run, plan.data)
 
 
 def _write_report(plan: Plan, study: optuna.Study, writer: StudyWriter, console: Console) -> Path | None:

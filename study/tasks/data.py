@@ -7,13 +7,23 @@ from model.regularizer import Regularizer
 from study.base.errors import UserError
 from study.corpus import Corpus, load_corpus
 from study.tasks.own_trainer import TaskTrainer
+from study.tasks.sentences import SentencesTrainer
+from study.tasks.supernet import SupernetTrainer
 from study.tasks.task_files import TaskFiles, read_kept
+from study.tasks.verses import Verses
+from study.training.config import TrainingConfig
 from study.training.fits import check_fits
+from study.training.sentences_config import SentencesConfig
+from study.training.supernet_config import SupernetConfig
 from study.training.task_config import RunConfig, TaskConfig
 from study.training.trainable import Trainable
 from study.training.trainer import Trainer
 
 Data = Corpus | TaskFiles
+_TRAINERS: dict[type[TrainingConfig], type[Trainer]] = {
+    SupernetConfig: SupernetTrainer,
+    SentencesConfig: SentencesTrainer,
+}
 
 
 def load_data(config: RunConfig, task: Path, sha256: str, on_progress: Callable[[str], None] | None = None) -> Data:
@@ -41,6 +51,8 @@ def check_data(config: RunConfig, data: Data, regularizer: Regularizer | None = 
     """Raises UserError if the data do not suffice for a config, or a family does not fit it."""
     if isinstance(data, Corpus) and not isinstance(config, TaskConfig):
         check_fits(config, data, regularizer)
+        if isinstance(config, SentencesConfig):
+            Verses.of(data)
 
 
 def make_trainer(
@@ -58,4 +70,4 @@ def make_trainer(
         assert isinstance(data, TaskFiles)
         return TaskTrainer(config, regularizer, data, device, folder)
     assert isinstance(data, Corpus)
-    return Trainer(config, regularizer, data, device)
+    return _TRAINERS.get(type(config), Trainer)(config, regularizer, data, device)

@@ -40,6 +40,7 @@ class SentencesTrainer(Trainer):
     """
 
     config: SentencesConfig
+    reads_text = False
 
     def __init__(
         self,
@@ -133,6 +134,9 @@ class SentencesTrainer(Trainer):
 
     def validate(self) -> float:
         return self.measure()[0]
+
+    def test_loss(self, corpus: Corpus) -> float:
+        return self.measure("test")[0]
 
     def compile(self) -> None:
         """Compiles the graphs of all stages, and leaves every rate, generator and gradient as it was."""

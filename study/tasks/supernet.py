@@ -1,7 +1,7 @@
 """The task `supernet`: one training for GPTs of several sizes, which are parts of the largest."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from model.divergence import adaptive_divergence
 from model.dropout import rate_owners, set_rates
 from model.elastic import ElasticGPT
 from model.gpt import GPTConfig
-from model.regularizer import Regularizer
+from model.regularizer import PLAIN_SIZE_RULE, Regularizer
 from model.scaled_adam import ScaledAdam
 from model.schedules import Schedule
 from model.size import Size
@@ -140,8 +140,8 @@ class SupernetTrainer(Trainer):
     def _use(self, size: Size, full: list[float]) -> None:
         """Lets the model work at a size, with its rates, where those of the largest are `full`."""
         self.model.resize(size)
-        is_largest = size == self.sizes[0]
-        set_rates(self._owners, [size.rate(self.config.dropout_rule, p, is_largest=is_largest) for p in full])
+        is_largest, rule = size == self.sizes[0], self.regularizer.size_rule
+        set_rates(self._owners, [rule.rate(p, size, is_largest=is_largest) for p in full])
 
 
 def _mean(losses: Mapping[Size, float]) -> float:
@@ -184,12 +184,13 @@ def extract_run(folder: Path, size: Size, output: Path) -> ExtractedSize:
     load_model(supernet, str(folder / WEIGHTS))
     owners = rate_owners(supernet)  # of a family that works in evaluation, rates come with the weights
     is_largest = size == config.size_list()[0]
-    set_rates(owners, [size.rate(config.dropout_rule, owner.value, is_largest=is_largest) for owner in owners])
+    set_rates(owners, [file.size_rule.rate(owner.value, size, is_largest=is_largest) for owner in owners])
     gpt = supernet.extract(size)
     output.mkdir(parents=True, exist_ok=True)
     with atomic_path(output / WEIGHTS) as part:
         save_model(gpt, str(part), metadata={"step": str(step)})
     provenance = (file.provenance or {}) | {"supernet_size": str(size)}
-    extracted = ScheduleFile(**parts(file.regularizer), training=subnet_training(config, size), provenance=provenance)
+    regularizer = replace(file.regularizer, size_rule=PLAIN_SIZE_RULE)  # it has one size
+    extracted = ScheduleFile(**parts(regularizer), training=subnet_training(config, size), provenance=provenance)
     extracted.write(output / CONFIG)
     return ExtractedSize(size=size, parameters=sum(p.numel() for p in gpt.parameters()), step=step)

@@ -116,6 +116,16 @@ class TrackedStudy:
             mean=mean_of_seeds(_loss(run), self.replicates().get(_number(run), ())),
         )
 
+    def download_checkpoint(self, trial: TrackedTrial, folder: Path) -> Path:
+        """Downloads a trial's best weights and their config; returns the folder of both. Raises UserError."""
+        try:
+            return Path(self._client.download_artifacts(trial.run_id, CHECKPOINT, str(folder)))
+        except (MlflowException, OSError) as error:  # the stores of artifacts differ in how they say it
+            raise UserError(
+                f"trial {trial.number} of study {self.name} has no weights in MLflow ({first_line(error)}): they are "
+                "in the study's own folder"
+            ) from None
+
     def _completed(self) -> list[Run]:
         completed = [run for run in self.trials() if run.data.tags.get(OUTCOME) == Outcome.COMPLETED]
         if not completed:

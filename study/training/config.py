@@ -1,6 +1,6 @@
 """The configuration of one training run, and the presets."""
 
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -66,6 +66,10 @@ class TrainingConfig:
     def channels_per_head(self) -> int:
         """The channels of an attention head."""
         return self.n_embd // self.n_head
+
+    def with_steps(self, steps: int) -> Self:
+        """Returns this config with another length."""
+        return replace(self, steps=steps)
 
     @classmethod
     def from_dict(cls, d: Any) -> Self:

@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
         ("seed", pa.int64()),
         ("family", pa.string()),  # JSON
         ("depth", pa.string()),  # JSON
+        ("size_rule", pa.string()),  # JSON
     ]
 )
 TASK_METRICS = "metrics"

@@ -27,20 +27,20 @@ def run_measured(
 ) -> Iterator[tuple[Progress, dict[str, float]]]:
     """Trains as `folder.run` does, and yields each evaluation with what was measured at it.
 
-    That is the full_val_loss, and with the last one all that a run has once. The measures draw nothing from the
-    training's generators and do not count as training time.
+    That is the full_val_loss, and with the last one all that a run has once, as far as the task has it. The measures
+    draw nothing from the training's generators and do not count as training time.
     """
     measures = Measures.read(folder.path)  # after a restart: what others have seen stays
     measures.corpus_sha256, measures.device = corpus.sha256, _device_name(trainer.device)
     full_val_loss = dict(measures.full_val_loss)
-    full_val = windows(corpus.split("full_val"), trainer.config, trainer.device)
+    full_val = windows(corpus.split("full_val"), trainer.config, trainer.device) if trainer.reads_text else None
     for progress in folder.run(trainer, labels, on_step):
         step, trained = progress.step, trainer.step == progress.step  # else it was complete already
-        if trained and step not in full_val_loss:
+        if full_val is not None and trained and step not in full_val_loss:
             full_val_loss[step] = trainer.mean_loss(full_val)
             measures.full_val_loss = sorted(full_val_loss.items())
         if step == trainer.config.steps and measures.test_loss is None:
-            if trained:
+            if trained and trainer.reads_text:
                 measures.train_loss_dropout_off = trainer.mean_loss(_train_windows(trainer, corpus))
             measure_best(measures, folder, trainer, corpus)
         measures.write(folder.path)
@@ -52,10 +52,9 @@ def run_measured(
 def measure_best(measures: Measures, folder: RunFolder, trainer: Trainer, corpus: Corpus) -> None:
     """Measures the best weights of a run, in its trainer, which is of no use for training afterwards."""
     load_model(trainer.model, str(folder.weights))
-    measures.test_loss = trainer.mean_loss(
-        windows(corpus.split("test"), replace(trainer.config, val_share=1.0), trainer.device)
-    )
-    measures.sampling_tokens_per_second = sampling_speed(trainer)
+    measures.test_loss = trainer.test_loss(corpus)
+    if trainer.reads_text:
+        measures.sampling_tokens_per_second = sampling_speed(trainer)
 
 
 def sampling_speed(trainer: Trainer) -> float:

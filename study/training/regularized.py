@@ -5,8 +5,9 @@ from typing import Any
 
 from model.depth import Depth
 from model.families import Family
-from model.regularizer import PLAIN_DEPTH, PLAIN_FAMILY, Regularizer
+from model.regularizer import KEYS, PLAIN_DEPTH, PLAIN_FAMILY, PLAIN_SIZE_RULE, Regularizer
 from model.schedules import Schedule
+from model.size import SizeRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,13 +17,14 @@ class Regularized:
     schedule: Schedule
     family: Family = PLAIN_FAMILY
     depth: Depth = PLAIN_DEPTH
+    size_rule: SizeRule = PLAIN_SIZE_RULE
 
     @property
     def regularizer(self) -> Regularizer:
         """The parts together."""
-        return Regularizer(self.schedule, self.family, self.depth)
+        return Regularizer(self.schedule, self.family, self.depth, self.size_rule)
 
 
 def parts(regularizer: Regularizer) -> dict[str, Any]:
     """Returns the fields of a Regularized that has this regularizer."""
-    return {"schedule": regularizer.schedule, "family": regularizer.family, "depth": regularizer.depth}
+    return {name: getattr(regularizer, name) for name in KEYS}

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, Self
 
 from study.base.cli import described
 from study.base.errors import UserError
@@ -25,7 +25,7 @@ class SentencesConfig(TrainingConfig):
         UserError: names the field and the value that it refuses.
     """
 
-    task: str = described("sentences", SENTENCES, choices=(SENTENCES,))
+    task: str = SENTENCES
     block_size: int = described("characters that are read of a verse, also the model's context")
     batch_size: int = described("verses a step")
     corpus: str = described("verses (needs the extra sentences), or the path of a text file of verses", "verses")
@@ -76,8 +76,8 @@ class SentencesConfig(TrainingConfig):
         ends = (self.language_steps, self.language_steps + self.unsupervised_steps, self.steps)
         return next(end for end in ends if step < end)
 
-    def with_steps(self, steps: int) -> "SentencesConfig":
-        """Returns this config with other steps, shared among the stages as they were; rounding is the last one's."""
+    def with_steps(self, steps: int) -> Self:
+        """Returns this config with another length, shared among the stages as they were; rounding is the last one's."""
         first, second = (n * steps // self.steps for n in (self.language_steps, self.unsupervised_steps))
         return replace(
             self,

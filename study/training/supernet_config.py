@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from model.checks import short
-from model.size import DROPOUT_RULES, Size
+from model.size import Size
 from study.base.cli import described
 from study.training.config import PRESETS, Preset, TrainingConfig
 
@@ -37,11 +37,6 @@ class SupernetConfig(TrainingConfig):
         "largest importance weight in a divergence", 5.0, range=("of at least 1", 1, 1e30)
     )
     optimizer: str = described("which optimizer", "adamw", choices=OPTIMIZERS)
-    dropout_rule: str = described(
-        "rate of a size of width w where the schedule's is p. width: p w; same: p; largest: p for the largest, else 0",
-        "width",
-        choices=DROPOUT_RULES,
-    )
 
     def check_shape(self) -> None:
         super().check_shape()

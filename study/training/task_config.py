@@ -6,10 +6,9 @@ from typing import Any
 
 from model.checks import check_integer, short
 from study.base.errors import UserError
-from study.base.names import NATS
 from study.training.config import TrainingConfig
-from study.training.supernet_config import HEAD_SIZE, SIZES, SubnetConfig, SupernetConfig
 from study.training.sentences_config import SENTENCES, SentencesConfig
+from study.training.supernet_config import HEAD_SIZE, SIZES, SubnetConfig, SupernetConfig
 
 Setting = str | int | float | bool
 TASK = "task"
@@ -62,11 +61,6 @@ class TaskConfig:
         if missing := [name for name in needed if name not in d]:
             raise UserError(f"a task's config needs {', '.join(missing)} too")
         return cls(**d)
-
-
-def unit_of(config: "RunConfig") -> str:
-    """Returns the unit of val_loss; empty where only the user's own task knows it."""
-    return "" if isinstance(config, TaskConfig) else NATS
 
 
 def default_interval(steps: int) -> int:

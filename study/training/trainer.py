@@ -5,7 +5,8 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from study.training.evaluation import Windows, mean_loss, windows
 from study.training.fits import check_fits, gpt_config
 from study.training.graphed_steps import GraphedSteps
 from study.training.learning_rate import learning_rate
+from study.training.optimizer import adamw, with_plain_rates
 from study.training.progress import Progress
 
 
@@ -29,11 +31,16 @@ class Trainer:
     """One training run of a language model, and what the tasks on the same GPT are made from.
 
     It owns torch's default generators and thread count while it runs: one at a time a process. A task replaces some of
-    `make_model`, `make_optimizer`, `take_data`, `loss_of`, `update` and `measure`.
+    `make_model`, `make_optimizer`, `take_data`, `loss_of`, `update`, `measure` and `test_loss`.
+
+    Attributes:
+        reads_text: whether the loss is over windows of text, so that it can be measured on any of them.
 
     Raises:
         UserError: if the corpus is too short for the config, or the family does not fit the config.
     """
+
+    reads_text: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -72,16 +79,7 @@ class Trainer:
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """Returns the optimizer of the model's weights."""
-        config = self.config
-        return torch.optim.AdamW(
-            [
-                {"params": [p for p in self.model.parameters() if p.dim() >= 2], "weight_decay": config.weight_decay},
-                {"params": [p for p in self.model.parameters() if p.dim() < 2], "weight_decay": 0.0},
-            ],
-            lr=config.learning_rate,
-            betas=(config.beta1, config.beta2),
-            fused=True,
-        )
+        return adamw(self.model, self.config)
 
     def take_data(self, corpus: Corpus) -> None:
         """Takes from the corpus what the run trains on and is evaluated on, and moves it to the device."""
@@ -183,11 +181,15 @@ class Trainer:
         self.model.train()
         return loss
 
+    def test_loss(self, corpus: Corpus) -> float:
+        """Returns the counterpart of val_loss on the whole test split, dropout off."""
+        return self.mean_loss(windows(corpus.split("test"), replace(self.config, val_share=1.0), self.device))
+
     def state_dict(self) -> dict[str, Any]:
         """Returns all that a bit-identical continuation needs, as tensors and plain values."""
         return {
             "model": self.model.state_dict(),
-            "optimizer": _as_floats(self.optimizer.state_dict()),
+            "optimizer": with_plain_rates(self.optimizer.state_dict()),
             "torch_generator": torch.get_rng_state(),
             "cuda_generator": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
             "data_generator": self.data_generator.get_state(),
@@ -287,10 +289,3 @@ class Trainer:
         if self.config.dtype == "bfloat16":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
-
-
-def _as_floats(optimizer: dict[str, Any]) -> dict[str, Any]:
-    """Returns an optimizer's state as it is without CUDA graphs, which keep learning rates on the device."""
-    for group in optimizer["param_groups"]:
-        group |= {"lr": float(group["lr"]), "capturable": False}
-    return optimizer
