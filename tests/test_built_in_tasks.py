@@ -94,6 +94,8 @@ def test_a_task_is_confirmed_and_reported(searched: Study) -> None:
     page = (here / "studies" / searched.name / "report.html").read_text()
     assert f"Task {searched.name}, preset smoke" in page
     assert ("1 minus the Spearman correlation" in page) == (searched.name == "sentences")
+    beside = {"supernet": ("val_loss_0.5x1",), "sentences": ("3-gram TF-IDF", "untrained GPT")}[searched.name]
+    assert all(words in page for words in beside)
 
 
 def test_the_exported_file_repeats_the_winner(searched: Study) -> None:

@@ -19,6 +19,7 @@ from study.report.parameters import Importance, importance
 from study.report.rungs import Rung, rungs_at
 from study.report.source import Source
 from study.report.stopping_price import StoppingPrice, stopping_prices, thinned
+from study.report.task_metrics import metrics_table
 from study.report.trials import Trial, make_trials, ranked, unshared
 
 CONTROLS = ("control-", "gate-", "uniform-")
@@ -115,6 +116,11 @@ class Analysis:
             for control in entry["controls"]
         ]
         return sorted(found, key=lambda entry: entry["difference"]["mean"])
+
+    @cached_property
+    def task_metrics(self) -> list[list[str]]:
+        """The table of the task's own metrics; nothing for a task that has none."""
+        return metrics_table(self.source.config.training, self.source.rows, self.best_first)
 
     @cached_property
     def unshared(self) -> list[Trial]:

@@ -68,6 +68,8 @@ def _context(analysis: Analysis, figures: ReportFigures, storage: str | None) ->
         "trained": sentences.trained(config),
         "losses": loss_sentence(config.training),
         "price": sentences.stopping_price(analysis.stopping_prices, config.grace_steps, unit_of(config.training)),
+        "unit": unit_of(config.training),
+        "task_metrics": analysis.task_metrics,
         "edges": [sentences.edge_warning(edge) for edge in analysis.edges],
         "has_parameters": source.study is not None,
         "trials": sorted(analysis.trials, key=lambda t: (not t.steps, t.best_val_loss if t.steps else 0, t.number)),

@@ -20,13 +20,12 @@ from model.regularizer import Regularizer
 from model.schedules import Schedule
 from study.base.errors import UserError
 from study.corpus import Corpus
+from study.tasks.score_table import LEXICAL
 from study.tasks.verse_scores import VerseTest
 from study.tasks.verses import Part, Verses
 from study.training.sentences_config import SentencesConfig
 from study.training.trainer import Trainer
 
-LEXICAL = "tfidf_"
-"""Begins the names of the scores of 3-gram TF-IDF, which stand beside the model's own in every evaluation."""
 _LEXICAL_SCORES = ("spearman", "matched_spearman", "top1")
 
 

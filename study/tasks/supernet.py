@@ -24,7 +24,7 @@ from study.corpus import Corpus
 from study.training.evaluation import Windows
 from study.training.fits import gpt_config
 from study.training.regularized import parts
-from study.training.run_folder import CONFIG, WEIGHTS
+from study.training.run_folder import CONFIG, WEIGHTS, RunFolder
 from study.training.schedule_file import ScheduleFile, read_schedule_file
 from study.training.supernet_config import SupernetConfig, subnet_training
 from study.training.trainer import Trainer
@@ -177,10 +177,8 @@ def extract_run(folder: Path, size: Size, output: Path) -> ExtractedSize:
     if size not in config.size_list():
         raise UserError(f"size {size} was not trained: give one of {' or '.join(config.sizes.split())}")
     with safe_open(folder / WEIGHTS, framework="pt") as weights:
-        names = set(weights.keys())  # of tied weights a file has one
-        n_vocab = weights.get_slice("wte.weight" if "wte.weight" in names else "lm_head.weight").get_shape()[0]
         step = int((weights.metadata() or {}).get("step", -1))
-    supernet = ElasticGPT(gpt_config(config, n_vocab), file.family)
+    supernet = ElasticGPT(gpt_config(config, RunFolder(folder).vocab_size()), file.family)
     load_model(supernet, str(folder / WEIGHTS))
     owners = rate_owners(supernet)  # of a family that works in evaluation, rates come with the weights
     is_largest = size == config.size_list()[0]

@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 
 from model.gpt import GPT
@@ -126,6 +127,12 @@ class RunFolder:
         model = GPT(gpt_config(file.training, len(corpus.vocab)), file.family)
         load_model(model, str(self.weights))
         return model.eval()
+
+    def vocab_size(self) -> int:
+        """Returns the number of characters that the best weights know."""
+        with safe_open(self.weights, framework="pt") as weights:
+            names = set(weights.keys())  # of tied weights a file has one
+            return int(weights.get_slice("wte.weight" if "wte.weight" in names else "lm_head.weight").get_shape()[0])
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns the evaluations so far, as `metrics.jsonl` has them; none if there is no such file yet.
