@@ -21,8 +21,9 @@ class ScaledAdam(Optimizer):
 
     r counts as at least `smallest_rms`, so that a tensor of zeros can leave 0. There is no weight decay.
 
-    How it differs from the authors' own program (icefall): r is updated at each step, not every few steps; gradients
-    are not clipped by a running median (the trainer clips their norm); r has no upper bound.
+    How it differs from the authors' own program (icefall): m is corrected for its start at 0 as v is; r is updated at
+    each step, not every few steps; gradients are not clipped by a running median (the trainer clips their norm); r has
+    no upper bound.
     """
 
     def __init__(
