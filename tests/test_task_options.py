@@ -105,5 +105,5 @@ def test_a_mistake_in_training_is_said_in_one_line(command: Callable[..., Any], 
 
 
 def test_a_size_that_is_none_is_said_in_one_line() -> None:
-    with pytest.raises(UserError, match="a size must be WIDTH,DEPTH, as in 0.5,2 or 1/3,2, got 'half'"):
+    with pytest.raises(UserError, match=r"a size must be WIDTH,DEPTH, as in 0\.5,2 or 1/3,2, got 'half'"):
         export.main(["--study", "x", "--size", "half"])
