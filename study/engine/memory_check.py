@@ -164,10 +164,14 @@ def _times(trainer: "Trainer", updates: int) -> tuple[float, float]:
     """Returns the seconds of a step and of an evaluation."""
     if trainer.config.compile:
         trainer.compile()
-    trainer.train_steps(2)
-    started = time.perf_counter()
-    trainer.train_steps(updates)
-    per_step = (time.perf_counter() - started) / updates
+    seconds = 0.0
+    for first, steps in trainer.phases():  # all of them: what takes the most memory is seen too
+        trainer.step = first
+        trainer.train_steps(2)
+        started = time.perf_counter()
+        trainer.train_steps(updates)
+        seconds += steps * (time.perf_counter() - started) / updates
+    per_step = seconds / trainer.config.steps
     started = time.perf_counter()
     trainer.validate()
     return per_step, time.perf_counter() - started

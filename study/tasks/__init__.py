@@ -1,1 +1,1 @@
-"""What a study trains beside the project's own GPT: the user's own task, a function in a file. Needs torch only."""
+"""What a study trains beside the language model: supernet, sentences, or the user's own function. Needs torch only."""

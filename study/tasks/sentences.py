@@ -82,6 +82,14 @@ class SentencesTrainer(Trainer):
             loss_sum += steps * super().train_steps(steps, on_step)
         return loss_sum / n
 
+    def phases(self) -> list[tuple[int, int]]:
+        c, first, found = self.config, 0, []
+        for steps in (c.language_steps, c.unsupervised_steps, c.supervised_steps):
+            if steps:
+                found.append((first, steps))
+            first += steps
+        return found
+
     def loss_of(self, starts: Tensor) -> Tensor:
         """Returns the loss of the stage of the step, on the verses that `starts` (B,) choose."""
         return self.stage_loss(self.config.stage(self.step), self.verses_of(starts))

@@ -133,6 +133,10 @@ class Trainer:
                 on_step(self.step)
         return loss_sum.item() / n  # waits for the device
 
+    def phases(self) -> list[tuple[int, int]]:
+        """Returns the parts of a run whose steps cost alike: where each begins, and how many steps it has."""
+        return [(0, self.config.steps)]
+
     def rates(self, step: int) -> tuple[float, ...]:
         """Returns the dropout rate of each block in the update `step`, as the schedule has it now."""
         return self.regularizer.rates(step / self.config.steps, self.config.n_layer)
