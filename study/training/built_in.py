@@ -80,5 +80,5 @@ def loss_sentence(config: RunConfig) -> str:
 
 
 def is_plain(config: RunConfig) -> bool:
-    """Whether a config is of the language model on its own, which papers are about."""
-    return task_name(config) == LANGUAGE
+    """Whether a config is of the plain GPT, which papers are about: no supernet, and no size of one."""
+    return type(config) is TrainingConfig
