@@ -50,7 +50,7 @@ def test_each_size_stands_beside_the_same_size_alone(train: Callable[..., Path],
             train(f"alone/{rate}/{seed}", replace(subnet_training(BASE, half), seed=seed), rate)
     series = supernet_sizes(read_runs([tmp_path / "super", tmp_path / "same"]))
     kinds = by_label(series)
-    assert set(kinds) == {"constant 0.2", "constant 0.2, same rate for all sizes"}
+    assert set(kinds) == {"constant 0.2, rates by width", "constant 0.2, same rate for all sizes"}
     alone = sizes_alone(read_runs([tmp_path / "alone"]))
     means = {
         rate: [min(row["val_loss"] for row in RunFolder(tmp_path / "alone" / rate / s).rows()) for s in "12"]
@@ -59,7 +59,7 @@ def test_each_size_stands_beside_the_same_size_alone(train: Callable[..., Path],
     best = min(means.values(), key=sum)
     (one,) = alone
     assert list(one.losses.values()) == best, "of several rates the best one counts"
-    (found,) = compare_sizes(kinds["constant 0.2"], alone)
+    (found,) = compare_sizes(kinds["constant 0.2, rates by width"], alone)
     rows = [min(RunFolder(tmp_path / "super" / s).rows(), key=lambda row: row["val_loss"]) for s in "12"]
     expected = [row["metrics"][f"val_loss_{half.name}"] for row in rows]
     assert list(found.supernet.losses.values()) == expected
@@ -74,7 +74,7 @@ def test_the_command_draws_them(train: Callable[..., Path], tmp_path: Path, caps
     roots = ["--supernet", str(tmp_path / "super"), "--alone", str(tmp_path / "alone"), "--output", str(figure)]
     assert sizes_figure.main(roots) == 0
     assert "0.5,2" in capsys.readouterr().out
-    assert "each size alone" in figure.read_text()
+    assert "each size alone, constant 0.2" in figure.read_text()
     for wrong, named in (("alone", "give it as --alone"), ("super", "give it as --supernet")):
         other = {"alone": ["--supernet", str(tmp_path / "alone")], "super": ["--alone", str(tmp_path / "super")]}[wrong]
         with pytest.raises(UserError, match=named):

@@ -7,7 +7,7 @@ from statistics import fmean
 import torch
 
 from model.gpt import GPT
-from model.size import Size
+from model.size import ByWidth, Size
 from study.base.errors import UserError
 from study.confirm.compared_runs import MAY_DIFFER, Run
 from study.confirm.decision import Comparison, compare
@@ -122,10 +122,12 @@ def _labels(runs: Sequence[Run]) -> dict[str, str]:
         for name in dict.fromkeys(name for config in configs.values() for name in config)
         if name not in MAY_DIFFER and len({config.get(name) for config in configs.values()}) > 1
     ]
-    return {
-        (path := str(run.folder.path)): ", ".join([run.words, *(f"{name} {configs[path].get(name)}" for name in names)])
-        for run in runs
-    }
+    labels = {}
+    for run in runs:
+        path = str(run.folder.path)
+        by_width = ["rates by width"] if run.size_rule == ByWidth() else []  # else the words name the rule
+        labels[path] = ", ".join([run.words, *by_width, *(f"{name} {configs[path].get(name)}" for name in names)])
+    return labels
 
 
 def _parameters(config: TrainingConfig, run: Run) -> int:

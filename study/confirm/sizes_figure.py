@@ -64,7 +64,9 @@ def _table(label: str, series: Sequence[SizeRuns], alone: Sequence[SizeRuns], na
 
 def draw_sizes(supernets: Mapping[str, list[SizeRuns]], alone: Sequence[SizeRuns]) -> str:
     """Returns the figure as SVG: the mean of each size as a line, and each seed as a dot."""
-    kinds = {f"supernet, {label}": series for label, series in supernets.items()} | {"each size alone": list(alone)}
+    kinds = {f"supernet, {label}": series for label, series in supernets.items()} | {
+        f"each size alone, {', '.join(dict.fromkeys(s.label for s in alone))}": list(alone)
+    }
     words = [
         f"{kind}: {', '.join(f'{s.mean:.3f} with {s.parameters:,}' for s in found)}" for kind, found in kinds.items()
     ]
@@ -73,7 +75,7 @@ def draw_sizes(supernets: Mapping[str, list[SizeRuns]], alone: Sequence[SizeRuns
 
 
 def _draw(kinds: dict[str, list[SizeRuns]]) -> Figure:
-    drawn = figure(WIDE, 380)
+    drawn = figure(WIDE, 460)
     axes = drawn.subplots()
     *supernets, alone = kinds
     names = dict(zip(supernets, COLOURS * len(supernets), strict=False)) | {alone: "grey"}
@@ -88,8 +90,8 @@ def _draw(kinds: dict[str, list[SizeRuns]]) -> Figure:
     axes.set_xticks(parameters, [f"{n / 1e3:,.0f} k" for n in parameters], minor=False)
     axes.minorticks_off()
     axes.set_xlabel("parameters")
-    axes.set_ylabel(METRIC)
-    axes.legend(frameon=False)
+    axes.set_ylabel("val_loss of the size")
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     return drawn
 
 
