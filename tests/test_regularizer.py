@@ -50,6 +50,15 @@ def test_round_trip(family: dict[str, Any], profile: dict[str, Any]) -> None:
     assert Regularizer.from_dict(regularizer.to_dict()) == regularizer
 
 
+@pytest.mark.parametrize("kind", ["width", "same", "largest"])
+def test_a_size_rule_is_a_part_that_is_written_unless_it_is_the_default(kind: str) -> None:
+    regularizer = Regularizer.from_dict({"schedule": LINEAR, "size_rule": {"kind": kind}})
+    written = {"schedule": LINEAR} | ({} if kind == "width" else {"size_rule": {"kind": kind}})
+    assert regularizer.to_dict() == written
+    assert regularizer.is_plain == (kind == "width")
+    assert Regularizer.from_dict(regularizer.to_dict()) == regularizer
+
+
 def test_a_schedules_dict_is_a_regularizer_of_standard_dropout_uniform_over_the_blocks() -> None:
     plain = Regularizer.from_dict(LINEAR)
     assert plain == Regularizer.from_dict({"schedule": LINEAR})

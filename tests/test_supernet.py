@@ -20,7 +20,7 @@ from model.levels import LEVELS
 from model.regularizer import Regularizer
 from model.scaled_adam import ScaledAdam
 from model.schedules import from_dict
-from model.size import KINDS, Size
+from model.size import KINDS, ByWidth, Size
 from search_spaces import supernet as space
 from study.base.errors import UserError
 from study.corpus import Corpus, build_corpus
@@ -220,7 +220,9 @@ def test_resumed_run_is_bit_identical(
     assert same(weights(best), weights(RunFolder(tmp_path / "whole").load_best(corpus)))
 
 
-@pytest.mark.parametrize("regularizer", [LINEAR, STANDOUT], ids=["standard", "standout"])
+@pytest.mark.parametrize(
+    "regularizer", [{"schedule": LINEAR, "size_rule": {"kind": "same"}}, STANDOUT], ids=["standard", "standout"]
+)
 @pytest.mark.parametrize("size", ["1,2", "0.5,2", "0.25,1"])
 def test_an_exported_size_is_an_ordinary_gpt_with_the_same_logits(
     corpus: Corpus, tmp_path: Path, size: str, regularizer: dict[str, Any]
@@ -242,6 +244,7 @@ def test_an_exported_size_is_an_ordinary_gpt_with_the_same_logits(
     file = read_schedule_file(exported.config)
     assert file.training == subnet_training(run.config, Size.parse(size))
     assert file.provenance == {"supernet_size": size}
+    assert file.size_rule == ByWidth(), "it has one size, and its file is one of the plain format where it can be"
     alone = Trainer(file.training, file.regularizer, corpus)  # type: ignore[arg-type]
     name = f"val_loss_{Size.parse(size).name}"
     alone.model.load_state_dict(gpt.state_dict())

@@ -99,9 +99,10 @@ def test_train_takes_a_task_with_its_preset_and_fields(command: Callable[..., An
     ],
 )
 def test_a_mistake_in_training_is_said_in_one_line(command: Callable[..., Any], argv: tuple[str], says: str) -> None:
-    status, err = command(*argv)
+    status, err = command(*argv, "--output", "out")
     assert (status, len(err)) == (2, 1)
     assert says in err[0]
+    assert not Path("out").exists()
 
 
 def test_a_size_that_is_none_is_said_in_one_line() -> None:
