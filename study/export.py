@@ -91,7 +91,8 @@ def _write_size(study: "TrackedStudy", winner: "TrackedTrial", size: Size, outpu
     from study.tasks.supernet import extract_run  # torch takes seconds to import
 
     with tempfile.TemporaryDirectory() as folder:
-        made = extract_run(study.download_checkpoint(winner, Path(folder)), size, output)
+        facts = {"study": study.name, "trial": winner.number, "run_id": winner.run_id}
+        made = extract_run(study.download_checkpoint(winner, Path(folder)), size, output, facts)
     print(
         f"{output}: size {size} of trial {winner.number} of study {study.name}, {made.parameters:,} parameters, "
         f"weights of step {made.step}: an ordinary GPT (model.safetensors, config.yaml)"

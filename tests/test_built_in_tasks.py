@@ -94,6 +94,9 @@ def test_a_task_is_confirmed_and_reported(searched: Study) -> None:
     assert ("1 minus the Spearman correlation" in page) == (searched.name == "sentences")
     beside = {"supernet": ("val_loss_0.5x1",), "sentences": ("3-gram TF-IDF", "untrained GPT")}[searched.name]
     assert all(words in page for words in beside)
+    folder = here / "studies" / searched.name
+    best = min((row["val_loss"], row["step"]) for row in read_parquet(folder / "trials.parquet"))
+    assert ("best before its first update" in page) == (best[1] == 0)
 
 
 def test_the_exported_file_repeats_the_winner(searched: Study) -> None:
@@ -120,7 +123,10 @@ def test_a_size_is_exported_as_a_gpt_with_the_supernets_logits(searched: Study) 
     assert done.returncode == 0, done.stderr
     corpus = load_corpus("shakespeare")
     gpt = RunFolder(here / "supernet-0.5x1").load_best(corpus)
-    winner = here / "studies" / "supernet" / "trials" / f"{read_winner(done.stdout):05d}"
+    provenance = read_schedule_file(here / "supernet-0.5x1" / "config.yaml").provenance
+    assert provenance is not None
+    assert (provenance["study"], provenance["supernet_size"]) == ("supernet", "0.5,1")
+    winner = here / "studies" / "supernet" / "trials" / f"{provenance['trial']:05d}"
     file = read_schedule_file(winner / "config.yaml")
     assert isinstance(file.training, SupernetConfig)
     trainer = make_trainer(file.training, file.regularizer, corpus, "cpu")
@@ -133,7 +139,3 @@ def test_a_size_is_exported_as_a_gpt_with_the_supernets_logits(searched: Study) 
     wrong = run(["-m", "study.export", "--study", "supernet", "--size", "0.25,1"], here)
     assert wrong.returncode == 2
     assert "size 0.25,1 was not trained: give one of 1,1 or 0.5,1" in wrong.stderr
-
-
-def read_winner(said: str) -> int:
-    return int(said.partition("of trial ")[2].partition(" ")[0])

@@ -67,8 +67,11 @@ SEARCHES = {
     "storage that is a file": ([*SMOKE, "--storage", "short.txt"], "short.txt"),
     "task that is not there": (["--task", "none.py:train", "--steps", "5"], "none.py cannot be read"),
     "task without steps": (["--task", "task.py:train"], "needs --steps N"),
-    "task with a preset": ([*SMOKE, "--task", "task.py:train", "--steps", "5"], "--preset is the GPT's"),
-    "task with a corpus": (["--task", "task.py:train", "--steps", "5", "--corpus", "a.txt"], "--corpus is the GPT's"),
+    "task with a preset": ([*SMOKE, "--task", "task.py:train", "--steps", "5"], "--preset is for the project's tasks"),
+    "task with a corpus": (
+        ["--task", "task.py:train", "--steps", "5", "--corpus", "a.txt"],
+        "--corpus is for the project",
+    ),
     "setting of no task": (["--set", "width=3"], "--set needs --task"),
     "setting without a value": (["--task", "task.py:train", "--steps", "5", "--set", "width"], "give KEY=VALUE"),
     "evaluations of no task": (["--eval-interval", "3"], "--eval-interval needs --task"),

@@ -257,7 +257,7 @@ def test_what_cannot_be_exported_is_refused(corpus: Corpus, tmp_path: Path) -> N
         extract_run(tmp_path / "run", Size.parse("0.25,2"), tmp_path / "out")
     plain = PRESETS["smoke"].training
     list(RunFolder(tmp_path / "plain").run(Trainer(replace(plain, steps=1), from_dict(ZERO), corpus), Labels()))
-    with pytest.raises(UserError, match="is not the config of a supernet"):
+    with pytest.raises(UserError, match="this is no supernet: only --task supernet has sizes"):
         extract_run(tmp_path / "plain", Size.parse("1,1"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

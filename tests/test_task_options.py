@@ -58,7 +58,7 @@ def test_a_task_brings_its_space_corpus_and_presets(name: str) -> None:
         ({"preset": "gpu"}, "--preset gpu is none of --task language: give one of smoke, laptop, shakespeare_char"),
         ({"space": "supernet"}, "--space supernet is of --task supernet"),
         ({"task": "supernet", "set": ("a=1",)}, "--set needs --task FILE.py:FUNCTION"),
-        ({"task": "a.py:f", "steps": 3, "preset": "smoke"}, "--preset is the GPT's, and --task a.py:f brings its own"),
+        ({"task": "a.py:f", "steps": 3, "preset": "smoke"}, "--preset is for the project's tasks, and --task a.py:f"),
     ],
 )
 def test_a_mistake_is_said_in_one_line(options: dict[str, Any], says: str) -> None:

@@ -185,6 +185,11 @@ class Analysis:
         if failed and self.winner is not None:
             which = f"{sentences.count(len(failed), 'trial')} failed and have no loss"
             found.append(f"{which}; the first: {sentences.failure_reason(failed[0])}")
+        if self.winner is not None and self.winner.best_step == 0:
+            found.append(
+                "The best trial was best before its first update: no training improved on the untrained model, and "
+                "what is called the winner has won by its initial weights."
+            )
         confirmed = self.arms.get(self.verdict["same_as"].get("top-1", "top-1")) if self.verdict else None
         if confirmed is not None and self.winner is not None and parts_of(confirmed) != self.winner.regularizer:
             now = describe(self.winner.regularizer)

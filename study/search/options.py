@@ -170,7 +170,9 @@ class SearchOptions:
             raise UserError(f"--task {self.task} is none of {', '.join(BUILT_IN)}, and no FILE.py:FUNCTION: give one")
         if self.preset is not None or self.corpus is not None:
             name = "preset" if self.preset is not None else "corpus"
-            raise UserError(f"{flag(name)} is the GPT's, and --task {self.task} brings its own: leave one of them out")
+            raise UserError(
+                f"{flag(name)} is for the project's tasks, and --task {self.task} brings its own: leave one out"
+            )
         if self.steps is None and not self.resume:
             raise UserError(f"--task {self.task} needs --steps N: the updates of a run, which run.steps() counts")
 

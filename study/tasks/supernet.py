@@ -157,7 +157,7 @@ class ExtractedSize:
     step: int
 
 
-def extract_run(folder: Path, size: Size, output: Path) -> ExtractedSize:
+def extract_run(folder: Path, size: Size, output: Path, provenance: Mapping[str, Any] | None = None) -> ExtractedSize:
     """Writes one size of a supernet as an ordinary GPT: `model.safetensors` and `config.yaml` in `output`.
 
     `RunFolder(output).load_best(corpus)` reads it. Its logits equal those of the supernet at that size bit for bit.
@@ -166,6 +166,7 @@ def extract_run(folder: Path, size: Size, output: Path) -> ExtractedSize:
         folder: has the supernet's `model.safetensors` and `config.yaml`: a run's, or the artifact `checkpoint/`.
         size: one that was trained.
         output: is made if need be; files of these names are replaced.
+        provenance: more facts for the file, beside the run's own.
 
     Raises:
         UserError: if `folder` is no supernet's, or the size is none of its own.
@@ -173,7 +174,7 @@ def extract_run(folder: Path, size: Size, output: Path) -> ExtractedSize:
     file = read_schedule_file(folder / CONFIG)
     config = file.training
     if not isinstance(config, SupernetConfig):
-        raise UserError(f"{folder / CONFIG} is not the config of a supernet: only --task supernet has sizes to export")
+        raise UserError("this is no supernet: only --task supernet has sizes to export")
     if size not in config.size_list():
         raise UserError(f"size {size} was not trained: give one of {' or '.join(config.sizes.split())}")
     with safe_open(folder / WEIGHTS, framework="pt") as weights:
@@ -187,8 +188,8 @@ def extract_run(folder: Path, size: Size, output: Path) -> ExtractedSize:
     output.mkdir(parents=True, exist_ok=True)
     with atomic_path(output / WEIGHTS) as part:
         save_model(gpt, str(part), metadata={"step": str(step)})
-    provenance = (file.provenance or {}) | {"supernet_size": str(size)}
+    facts = {**(file.provenance or {}), **(provenance or {}), "supernet_size": str(size)}
     regularizer = replace(file.regularizer, size_rule=PLAIN_SIZE_RULE)  # it has one size
-    extracted = ScheduleFile(**parts(regularizer), training=subnet_training(config, size), provenance=provenance)
+    extracted = ScheduleFile(**parts(regularizer), training=subnet_training(config, size), provenance=facts)
     extracted.write(output / CONFIG)
     return ExtractedSize(size=size, parameters=sum(p.numel() for p in gpt.parameters()), step=step)
