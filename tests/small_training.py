@@ -14,7 +14,9 @@ from torch import Tensor
 from model.schedules import from_dict
 from study.corpus import Corpus, build_corpus
 from study.training.config import TrainingConfig
+from study.training.evaluation_rows import Labels
 from study.training.progress import Progress
+from study.training.run_folder import RunFolder
 from study.training.trainer import Trainer
 
 CONFIG = TrainingConfig(
@@ -64,3 +66,14 @@ def weights(run: Trainer) -> list[Tensor]:
 
 def same(a: list[Tensor], b: list[Tensor]) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def run_in(folder: Path, run: Trainer, stop: int | None = None) -> list[Progress]:
+    """Trains in a folder to the end, or until `stop` evaluations were yielded, as if the process was killed then."""
+    records: list[Progress] = []
+    for progress in RunFolder(folder).run(run, Labels()):
+        records.append(progress)
+        if len(records) == stop:
+            break
+    torch.manual_seed(0)  # another process has other random streams
+    return records

@@ -6,19 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from study.corpus import Corpus
 from study.training.evaluation_rows import Labels
-from study.training.progress import Progress
 from study.training.run_folder import RunFolder
-from study.training.trainer import Trainer
 from tests.small_training import (
     CONFIG,
     EVALUATIONS,
     LINEAR,
     VAL_LOSS,
     numbers,
+    run_in,
     same,
     small_corpus,
     trainer,
@@ -35,17 +33,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Corpus]:
 @pytest.fixture(autouse=True)
 def checkpoint_at_every_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("study.training.run_folder.CHECKPOINT_SHARE", math.inf)
-
-
-def run_in(folder: Path, run: Trainer, stop: int | None = None) -> list[Progress]:
-    """Trains in a folder to the end, or until `stop` evaluations were yielded, as if the process was killed then."""
-    records: list[Progress] = []
-    for progress in RunFolder(folder).run(run, Labels()):
-        records.append(progress)
-        if len(records) == stop:
-            break
-    torch.manual_seed(0)  # another process has other random streams
-    return records
 
 
 @pytest.mark.parametrize("stop", range(1, len(EVALUATIONS) + 1))

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,14 @@ from study.corpus import Corpus, build_corpus
 from study.tasks.score_table import score_table
 from study.tasks.sentences import SentencesTrainer
 from study.tasks.verses import Verses
-from study.training.config import TrainingConfig
 from study.training.evaluation_rows import Labels, rows
 from study.training.graphed_steps import GraphedSteps
-from study.training.progress import Progress
 from study.training.run_folder import RunFolder
 from study.training.schedule_file import read_schedule_file
-from study.training.sentences_config import SENTENCES_PRESETS, SentencesConfig
+from tests.small_training import numbers
+from tests.verse_text import SENTENCES_CONFIG as CONFIG
 from tests.verse_text import verse_text
 
-CONFIG = SentencesConfig(
-    n_layer=1, n_head=2, n_embd=16, block_size=24, batch_size=6, steps=14, learning_rate=1e-2, min_learning_rate=1e-3,
-    warmup_steps=2, eval_interval=3, seed=7, language_steps=5, unsupervised_steps=5, supervised_steps=4,
-    pairs_per_grade=10,
-)  # fmt: skip
 EVALUATIONS = [0, 3, 6, 9, 12, 14]
 LINEAR = {"kind": "linear", "initial_rate": 0.5, "final_rate": 0.1}
 ADAPTIVE = {
@@ -54,12 +48,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Corpus]:
 
 def trainer(corpus: Corpus, regularizer: dict[str, Any] = LINEAR, **changes: Any) -> SentencesTrainer:
     return SentencesTrainer(replace(CONFIG, **changes), regularizer, corpus)
-
-
-def numbers(records: list[Progress]) -> list[dict[str, Any]]:
-    """Returns the records without the times, which no two runs share."""
-    times = ("tokens_per_second", "train_seconds", "time_ms")
-    return [{k: v for k, v in p.to_dict().items() if k not in times} for p in records]
 
 
 def same(a: SentencesTrainer, b: SentencesTrainer) -> bool:
@@ -281,57 +269,6 @@ def test_the_table_always_has_tf_idf_and_the_untrained_model(corpus: Corpus) -> 
     assert table[1][4:] == ["", "", ""]
     assert table[2][1] == f"{1 - runs['a'].history[0].val_loss:.3f}"
     assert table[3][1] == f"{1 - runs['a'].history[-1].best_val_loss:.3f}"
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"steps": 15}, r"the stages must have 15 steps together, got 5 \+ 5 \+ 4 = 14"),
-        ({"language_steps": -1}, "language_steps must be"),
-        ({"temperature": 0.0}, "temperature must be .*above 0"),
-        ({"chapter_negatives": 4}, "batch_size must be a multiple of chapter_negatives, got 6 and 4"),
-        ({"batch_size": 1}, "batch_size must be at least 2, got 1"),
-        ({"pairs_per_grade": 1}, "pairs_per_grade must be"),
-        ({"train_chars": 5}, "the task sentences has no train_chars, got 5"),
-        ({"val_share": 0.5}, r"the task sentences has no val_share, got 0\.5"),
-        ({"task": "supernet"}, "task must be sentences, got supernet"),
-        ({"hard_negatives": 1}, "hard_negatives must be a bool"),
-    ],
-)
-def test_a_config_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        replace(CONFIG, **changes)
-
-
-def test_a_config_comes_back_from_a_dict() -> None:
-    again = SentencesConfig.from_dict(asdict(CONFIG))
-    assert again == CONFIG
-    assert isinstance(again, TrainingConfig)
-    with pytest.raises(UserError, match="needs language_steps"):
-        SentencesConfig.from_dict({k: v for k, v in asdict(CONFIG).items() if k != "language_steps"})
-
-
-def test_stages_follow_each_other_and_may_be_left_out() -> None:
-    stages = [CONFIG.stage(step) for step in range(15)]
-    assert stages == ["language"] * 5 + ["unsupervised"] * 5 + ["supervised"] * 5
-    assert [CONFIG.stage_end(step) for step in (0, 4, 5, 9, 10, 13)] == [5, 5, 10, 10, 14, 14]
-    alone = replace(CONFIG, language_steps=0, unsupervised_steps=0, supervised_steps=14)
-    assert {alone.stage(step) for step in range(15)} == {"supervised"}
-    assert alone.stage_end(0) == 14
-    scaled = CONFIG.with_steps(28)
-    assert (scaled.language_steps, scaled.unsupervised_steps, scaled.supervised_steps) == (10, 10, 8)
-    assert CONFIG.with_steps(3).steps == 3
-
-
-@pytest.mark.parametrize("name", SENTENCES_PRESETS)
-def test_presets_begin_with_two_views_where_their_space_has_dropout(name: str) -> None:
-    """As the space sentences says of curriculum dropout. And no trial is stopped before its last stage."""
-    preset = SENTENCES_PRESETS[name]
-    config = preset.training
-    assert isinstance(config, SentencesConfig)
-    assert config.language_steps >= 0.4 * config.steps
-    assert preset.grace_share * config.steps > config.language_steps + config.unsupervised_steps
-    assert config.steps % config.eval_interval == 0
 
 
 def test_too_small_a_text_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """The sizes of supernets beside sizes trained alone: what is compared, and the figure."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,19 @@ from study.training.config import TrainingConfig
 from study.training.evaluation_rows import Labels
 from study.training.run_folder import RunFolder
 from study.training.supernet_config import SupernetConfig, subnet_training
-from tests.test_supernet import CONFIG, corpus  # noqa: F401
+from tests.small_supernet import CONFIG, words_corpus
 
 BASE = replace(CONFIG, steps=20)
 
 
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Corpus]:
+    with words_corpus(tmp_path_factory.mktemp("cache")) as corpus:
+        yield corpus
+
+
 @pytest.fixture
-def train(corpus: Corpus, tmp_path: Path) -> Callable[..., Path]:  # noqa: F811
+def train(corpus: Corpus, tmp_path: Path) -> Callable[..., Path]:
     """Trains a run into a folder."""
 
     def made(name: str, config: TrainingConfig, rate: float, **more: Any) -> Path:

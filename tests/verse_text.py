@@ -1,6 +1,14 @@
-"""A small text of made-up verses, in three translations, for the task sentences."""
+"""A small text of made-up verses, in three translations, and a config of the task sentences for it."""
 
 import random
+
+from study.training.sentences_config import SentencesConfig
+
+SENTENCES_CONFIG = SentencesConfig(
+    n_layer=1, n_head=2, n_embd=16, block_size=24, batch_size=6, steps=14, learning_rate=1e-2, min_learning_rate=1e-3,
+    warmup_steps=2, eval_interval=3, seed=7, language_steps=5, unsupervised_steps=5, supervised_steps=4,
+    pairs_per_grade=10,
+)  # fmt: skip
 
 WORDS = [a + b + c for a in "bdfgklmnprst" for b in "aeiou" for c in ("n", "r", "st", "l")]
 
