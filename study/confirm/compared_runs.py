@@ -8,7 +8,6 @@ from model.regularizer import Regularizer
 from study.base.errors import UserError
 from study.confirm.arms import canonical_regularizer, is_constant_rate
 from study.engine.display import describe
-from study.training.built_in import task_name
 from study.training.config import TrainingConfig
 from study.training.evaluation_rows import parse_rows
 from study.training.measures_file import Measures
@@ -60,17 +59,11 @@ def check_alike(runs: Sequence[Run], corpus: str | None) -> None:
     """Raises UserError if the runs cannot be compared."""
     first, seen = runs[0], dict[tuple[Regularizer, int], Path]()
     for run in runs:
-        tasks = task_name(first.training), task_name(run.training)
-        if tasks[0] != tasks[1]:
-            raise UserError(
-                f"--runs {first.folder.path} and {run.folder.path} are of two tasks, {' and '.join(tasks)}: "
-                "compare runs of one"
-            )
         a, b = asdict(first.training), asdict(run.training)
-        for name in a:
-            if a[name] != b[name] and name not in MAY_DIFFER:
+        for name in a | b:  # runs of two tasks have other fields
+            if (mine := b.get(name)) != (others := a.get(name)) and name not in MAY_DIFFER:
                 raise UserError(
-                    f"--runs {first.folder.path} and {run.folder.path} differ in {name} ({a[name]} and {b[name]}): "
+                    f"--runs {first.folder.path} and {run.folder.path} differ in {name} ({others} and {mine}): "
                     "only schedule and seed may differ"
                 )
         key = run.simple, run.training.seed

@@ -88,7 +88,7 @@ def judge_runs(paths: Sequence[Path], options: RunsOptions, console: Console) ->
         same_as={},
         warnings=warnings,
         corpus_sha256=sha256,
-        whole=runs[0].training.val_share == 1 and papers,
+        whole=runs[0].training.val_share == 1,
         before=_earlier(output, arms, seeds),
         sequential=looks,
         unit=unit_of(runs[0].training),

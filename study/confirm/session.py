@@ -232,7 +232,7 @@ class _Confirmation:
             same_as=same_as,
             warnings=warnings,
             corpus_sha256=config.corpus_sha256,
-            whole=isinstance(config.training, TrainingConfig) and config.training.val_share == 1 and papers,
+            whole=isinstance(config.training, TrainingConfig) and config.training.val_share == 1,
             before=read_verdict(self._folder.path),
             sequential=looks,
             unit=unit_of(config.training),

@@ -47,7 +47,7 @@ def judge(
         before: the previous verdict of the same confirmation.
         sequential: the looks of --until-decided.
         unit: of the losses; may be empty.
-        papers: whether the paper's claims are about what was trained: they are about language models.
+        papers: whether papers are about what was trained: their claims and losses are of the plain GPT.
     """
     seeds = sorted({run["seed"] for run in results.runs})
     losses = {arm.name: by_seed(results.runs, arm.name, METRIC) for arm in arms}
@@ -67,7 +67,7 @@ def judge(
     looks = sorted({*before["looks"], len(before["seeds"])} - {len(seeds)}) if before else []
     if sequential:
         looks = [look.seeds for look in sequential.looks[:-1]]
-    published = corpus_sha256 == SHAKESPEARE_CHAR_SHA256 and whole
+    published = papers and whole and corpus_sha256 == SHAKESPEARE_CHAR_SHA256
     return {
         "format": FORMAT,
         "verdict": words.sentence + more,
