@@ -27,11 +27,13 @@ class SizeRuns:
 
     Attributes:
         label: how it was trained.
+        size: of a supernet; None for a model that was trained alone.
         losses: val_loss by seed, at the evaluation that was best for the run as a whole.
     """
 
     label: str
     parameters: int
+    size: Size | None = None
     losses: dict[int, float] = field(default_factory=dict)
 
     @property
@@ -52,17 +54,17 @@ class SizeComparison:
 
 def supernet_sizes(runs: Sequence[Run]) -> list[SizeRuns]:
     """Returns each size of each kind of supernet, the largest first. Raises UserError if a run is no supernet's."""
-    labels, found = _labels(runs), dict[tuple[str, str], SizeRuns]()
-    for run in _completed(runs):
+    labels, found = _labels(runs), dict[tuple[str, Size], SizeRuns]()
+    for run, label in _completed(zip(runs, labels, strict=True)):
         config = run.training
         if not isinstance(config, SupernetConfig):
             raise UserError(f"{run.folder.path} is no run of a supernet: give it as --alone")
         metrics = best_row(run.folder.rows())[TASK_METRICS]
         for size in config.size_list():
-            label = labels[str(run.folder.path)]
-            parameters = _parameters(subnet_training(config, size), run)
-            same = found.setdefault((label, str(size)), SizeRuns(label=label, parameters=parameters))
-            same.losses[config.seed] = metrics[f"val_loss_{size.name}"]
+            if (label, size) not in found:
+                parameters = _parameters(subnet_training(config, size), run)
+                found[label, size] = SizeRuns(label=label, parameters=parameters, size=size)
+            found[label, size].losses[config.seed] = metrics[f"val_loss_{size.name}"]
     return sorted(found.values(), key=lambda s: (s.label, -s.parameters))
 
 
@@ -72,14 +74,14 @@ def sizes_alone(runs: Sequence[Run]) -> list[SizeRuns]:
     To take the best favours the models that were trained alone. Raises UserError if a run is a supernet's.
     """
     found: dict[tuple[str, str], SizeRuns] = {}
-    for run in _completed(runs):
+    for run, label in _completed((run, run.words) for run in runs):
         config = run.training
         if isinstance(config, SupernetConfig):
             raise UserError(f"{run.folder.path} is a run of a supernet: give it as --supernet")
         shape = str({name: getattr(config, name) for name in SHAPE if hasattr(config, name)})
-        parameters = _parameters(config, run)
-        same = found.setdefault((shape, run.words), SizeRuns(label=run.words, parameters=parameters))
-        same.losses[config.seed] = best_row(run.folder.rows())["val_loss"]
+        if (shape, label) not in found:
+            found[shape, label] = SizeRuns(label=label, parameters=_parameters(config, run))
+        found[shape, label].losses[config.seed] = best_row(run.folder.rows())["val_loss"]
     best: dict[int, SizeRuns] = {}
     for series in sorted(found.values(), key=lambda s: s.mean):
         best.setdefault(series.parameters, series)
@@ -107,26 +109,25 @@ def by_label(series: Iterable[SizeRuns]) -> Mapping[str, list[SizeRuns]]:
     return found
 
 
-def _completed(runs: Iterable[Run]) -> list[Run]:
-    completed = [run for run in runs if run.completed]
+def _completed(runs: Iterable[tuple[Run, str]]) -> list[tuple[Run, str]]:
+    completed = [(run, label) for run, label in runs if run.completed]
     if not completed:
         raise UserError("no run has reached its end: complete them first")
     return completed
 
 
-def _labels(runs: Sequence[Run]) -> dict[str, str]:
+def _labels(runs: Sequence[Run]) -> list[str]:
     """Returns a name for how each run was trained: its regularizer, and the fields in which the runs differ."""
-    configs = {str(run.folder.path): asdict(run.training) for run in runs}
+    configs = [asdict(run.training) for run in runs]
     names = [
         name
-        for name in dict.fromkeys(name for config in configs.values() for name in config)
-        if name not in MAY_DIFFER and len({config.get(name) for config in configs.values()}) > 1
+        for name in dict.fromkeys(name for config in configs for name in config)
+        if name not in MAY_DIFFER and len({config.get(name) for config in configs}) > 1
     ]
-    labels = {}
-    for run in runs:
-        path = str(run.folder.path)
+    labels = []
+    for run, config in zip(runs, configs, strict=True):
         by_width = ["rates by width"] if run.size_rule == ByWidth() else []  # else the words name the rule
-        labels[path] = ", ".join([run.words, *by_width, *(f"{name} {configs[path].get(name)}" for name in names)])
+        labels.append(", ".join([run.words, *by_width, *(f"{name} {config.get(name)}" for name in names)]))
     return labels
 
 
@@ -134,12 +135,3 @@ def _parameters(config: TrainingConfig, run: Run) -> int:
     with torch.device("meta"):
         gpt = GPT(gpt_config(config, run.folder.vocab_size()))
     return sum(p.numel() for p in gpt.parameters())
-
-
-def size_names(runs: Sequence[Run]) -> dict[int, Size]:
-    """Returns the supernets' sizes by their parameters."""
-    names: dict[int, Size] = {}
-    for run in runs:
-        if isinstance(config := run.training, SupernetConfig):
-            names |= {_parameters(subnet_training(config, size), run): size for size in config.size_list()}
-    return names

@@ -8,14 +8,12 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from model.size import Size
 from study.base import cli
 from study.base.errors import exit_status
 from study.base.figure_style import WIDE, colour, figure, one_width, standalone
 from study.base.files import atomic_path, check_output_file
-from study.base.names import METRIC
 from study.confirm.compared_runs import read_runs
-from study.confirm.sizes import SizeRuns, by_label, compare_sizes, size_names, sizes_alone, supernet_sizes
+from study.confirm.sizes import SizeRuns, by_label, compare_sizes, sizes_alone, supernet_sizes
 
 COLOURS = ("accent", "orange", "teal", "purple", "gold")
 
@@ -30,27 +28,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--output", type=Path, default=Path("sizes.svg"), metavar="FILE", help="default sizes.svg")
     args = p.parse_args(sys.argv[1:] if argv is None else argv)
     check_output_file(args.output)
-    runs = read_runs(args.supernet)
-    supernets, alone = by_label(supernet_sizes(runs)), sizes_alone(read_runs(args.alone))
-    names = size_names(runs)
+    supernets = by_label(supernet_sizes(read_runs(args.supernet)))
+    alone = sizes_alone(read_runs(args.alone))
     console = Console()
     for label, series in supernets.items():
-        console.print(_table(label, series, alone, names))
-    console.print(f"{METRIC} of single sizes, at the evaluation that is best for the run; p by Holm over the sizes")
+        console.print(_table(label, series, alone))
+    console.print("val_loss of each size, at the evaluation that is best for the run; p by Holm over the sizes")
     with atomic_path(args.output) as part:
         part.write_text(draw_sizes(supernets, alone), encoding="utf-8")
     console.print(f"figure: {args.output}")
     return 0
 
 
-def _table(label: str, series: Sequence[SizeRuns], alone: Sequence[SizeRuns], names: dict[int, Size]) -> Table:
+def _table(label: str, series: Sequence[SizeRuns], alone: Sequence[SizeRuns]) -> Table:
     table = Table(title=f"supernet, {label}", title_justify="left")
     for name in ("size", "parameters", "seeds", "supernet", "alone", "difference", "95 %", "p"):
         table.add_column(name, justify="right")
     for one in compare_sizes(series, alone):
         difference = one.found.difference
         table.add_row(
-            str(names[one.supernet.parameters]),
+            str(one.supernet.size),
             f"{one.supernet.parameters:,}",
             str(difference.n),
             f"{one.supernet.mean:.4f}",
@@ -70,7 +67,7 @@ def draw_sizes(supernets: Mapping[str, list[SizeRuns]], alone: Sequence[SizeRuns
     words = [
         f"{kind}: {', '.join(f'{s.mean:.3f} with {s.parameters:,}' for s in found)}" for kind, found in kinds.items()
     ]
-    alt = f"Mean {METRIC} against the number of parameters. {'; '.join(words)}."
+    alt = f"Mean val_loss against the number of parameters. {'; '.join(words)}."
     return standalone(one_width("sizes", alt, lambda: _draw(kinds)).wide)
 
 

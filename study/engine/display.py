@@ -192,11 +192,12 @@ class CompletedTrial:
 def best_trials(trials: Sequence[CompletedTrial], console: Console, top: int = 5) -> None:
     """Prints the first of the completed trials, which are sorted."""
     table = Table(title=f"best of {len(trials)} completed trials", title_justify="left", title_style="bold")
+    notes = []
     if any(trial.expected_loss is not None for trial in trials):
-        table.caption, table.caption_justify = "fresh seed: the loss expected with another seed", "left"
+        notes.append("fresh seed: the loss expected with another seed")
     if trials and trials[0].best_step == 0:
-        words = "the best trial was best before its first update: no training improved on the untrained model"
-        table.caption, table.caption_justify = "\n".join(filter(None, [str(table.caption or ""), words])), "left"
+        notes.append("the best trial was best before its first update: no training improved on the untrained model")
+    table.caption, table.caption_justify = "\n".join(notes) or None, "left"
     means = [MEAN_OF_SEEDS] if any(trial.mean is not None for trial in trials) else []
     for column in ("trial", "schedule", *means, "best_val_loss", "at step", "fresh seed"):
         table.add_column(column, justify="left" if column == "schedule" else "right")
