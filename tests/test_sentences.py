@@ -17,6 +17,7 @@ from model.contrast import info_nce
 from model.dropout import set_dropout_rate
 from study.base.errors import UserError
 from study.corpus import Corpus, build_corpus
+from study.engine.memory_check import _times
 from study.tasks.score_table import score_table
 from study.tasks.sentences import SentencesTrainer
 from study.tasks.verses import Verses
@@ -243,6 +244,18 @@ def test_steps_as_graphs_are_the_same(corpus: Corpus) -> None:
     graphed.graphed = GraphedSteps(graphed)
     assert numbers(list(graphed.run())) == expected
     assert same(plain, graphed)
+
+
+def test_the_price_of_a_trial_is_that_of_its_own_stages_alone(corpus: Corpus) -> None:
+    """However few steps a stage has: those of the next one cost more."""
+    run = trainer(corpus, steps=4, language_steps=2, unsupervised_steps=1, supervised_steps=1)
+    seen: list[int] = []
+    run.model.wte.register_forward_pre_hook(
+        lambda _, inputs: seen.append(len(inputs[0])) if run.model.training else None
+    )
+    per_step, per_evaluation = _times(run, 8)
+    assert seen == [6] * 4 + [12] * 2 + [18] * 2  # once to warm up, once to measure
+    assert min(per_step, per_evaluation) > 0
 
 
 def test_each_stage_learns(corpus: Corpus) -> None:

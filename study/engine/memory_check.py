@@ -166,11 +166,12 @@ def _times(trainer: "Trainer", updates: int) -> tuple[float, float]:
         trainer.compile()
     seconds = 0.0
     for first, steps in trainer.phases():  # all of them: what takes the most memory is seen too
-        trainer.step = first
-        trainer.train_steps(2)
-        started = time.perf_counter()
-        trainer.train_steps(updates)
-        seconds += steps * (time.perf_counter() - started) / updates
+        measured = min(updates, steps)  # the next phase has another price
+        for n in (min(2, measured), measured):  # the first ones warm up
+            trainer.step = first
+            started = time.perf_counter()
+            trainer.train_steps(n)
+        seconds += steps * (time.perf_counter() - started) / measured
     per_step = seconds / trainer.config.steps
     started = time.perf_counter()
     trainer.validate()
